@@ -1,0 +1,59 @@
+"""Live progress on stderr: a bar where rich is installed and the terminal can show one, else a line now and then."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aisec_common.runner import Show, Status
+
+LINE_EVERY = 5.0  # seconds
+
+
+@contextmanager
+def live() -> Iterator[Show]:
+    """Gives a function that shows a Status.
+
+    >>> with live() as show:
+    ...     show(Status(finished=1, total=1, running=(), seconds_left=0.0))
+    """
+    if sys.stderr.isatty() and importlib.util.find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            shown = bar.add_task("", total=None)
+            yield lambda s: bar.update(shown, completed=s.finished, total=s.total, description=_words(s))
+        return
+
+    last = -LINE_EVERY
+
+    def show(status: Status) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            print(f"{status.finished}/{status.total} trials  {_words(status)}", file=sys.stderr, flush=True)
+
+    yield show
+
+
+def _words(status: Status) -> str:
+    left = "" if status.seconds_left is None else f"about {duration(status.seconds_left)} left  "
+    return left + ", ".join(status.running)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words.
+
+    >>> duration(75)
+    '1 min 15 s'
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,38 @@
+import platform
+import re
+
+from aisec_common import env
+
+
+def test_versions_name_the_distribution_and_what_it_requires():
+    versions = env.versions("aisec-common")
+    assert {"python", "aisec-common", "numpy", "scipy"} <= set(versions)
+    assert versions["python"] == platform.python_version()
+
+
+def test_code_hash_follows_the_code_only(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1")
+    first = env.code_hash(tmp_path)
+    (tmp_path / "data.txt").write_text("")
+    assert env.code_hash(tmp_path) == first
+    (tmp_path / "a.py").write_text("x = 2")
+    assert env.code_hash(tmp_path) != first
+
+
+def test_commit_is_absent_outside_a_checkout(tmp_path):
+    assert env.git_commit(tmp_path) is None
+
+
+def test_command_and_device_name_no_path_and_no_host(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["somewhere/bin/aisec", "reproduce"])
+    assert env.command() == "aisec reproduce"
+    assert platform.node() not in env.device()
+    assert re.search(r"\d+ cores", env.device())
+
+
+def test_peak_memory_sees_what_was_allocated():
+    env.reset_peak_memory()
+    before = env.peak_memory_mib()
+    block = bytearray(64 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert env.peak_memory_mib() >= before + 60

@@ -1,0 +1,50 @@
+import pytest
+
+from aisec_common.readme import refresh, room_of
+from aisec_common.rooms import choose_rooms
+from aisec_common.runner import plan, run
+
+
+@pytest.fixture
+def readme(toy, tmp_path):
+    (room,) = choose_rooms(["toy"])
+    run(plan({room: room.load()}, tmp_path / "their-toys" / "records", "quick")[0])
+    (tmp_path / "their-toys" / "t.csv").write_text("n,ratio\n10,3\n")
+    path = tmp_path / "their-toys" / "README.md"
+    path.write_text(
+        "head\n<!-- aisec:card -->\nstale line\n<!-- /aisec:card -->\nmiddle\n"
+        "<!-- aisec:results records -->\n<!-- /aisec:results -->\n<!-- aisec:table t.csv -->\n<!-- /aisec:table -->\n"
+    )
+    return path
+
+
+def test_blocks_are_made_anew_and_the_rest_stays(readme):
+    text = refresh(readme, choose_rooms(["toy"])[0])
+    assert text.startswith("head\n<!-- aisec:card -->\n**A toy")
+    assert "stale line" not in text
+    assert "\nmiddle\n" in text
+    assert "| method <beats> baseline |" in text
+    assert "Scale quick, 3 seeds" in text
+    assert "| 10 | 3 |" in text
+    readme.write_text(text)
+    assert refresh(readme, choose_rooms(["toy"])[0]) == text
+
+
+@pytest.mark.parametrize(
+    ("block", "words"),
+    [("what x", "unknown block"), ("results elsewhere", "holds no record")],
+)
+def test_blocks_that_cannot_be_made_say_so(readme, block, words):
+    kind = block.split()[0]
+    readme.write_text(f"<!-- aisec:{block} -->\n<!-- /aisec:{kind} -->\n")
+    with pytest.raises(ValueError, match=words):
+        refresh(readme, choose_rooms(["toy"])[0])
+
+
+def test_a_rooms_block_needs_a_room(readme):
+    with pytest.raises(ValueError, match="belongs into the README of a room"):
+        refresh(readme, None)
+
+
+def test_the_room_of_a_readme_is_found_by_its_folder(readme, tmp_path):
+    assert room_of(tmp_path / "README.md") is None

@@ -1,0 +1,84 @@
+import json
+
+import pytest
+
+from aisec_common.cli import main
+
+
+@pytest.fixture(autouse=True)
+def here(toy, tmp_path, monkeypatch):
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_reproduce_prints_one_table_and_writes_records_and_report(here, capsys):
+    assert main(["reproduce", "toy", "--out", "out", "--seeds", "3"]) == 0
+    printed = capsys.readouterr()
+    assert "method <beats>" in printed.out
+    assert "skipped: needs" in printed.out
+    assert "report: out/report.html" in printed.out
+    assert "trials" in printed.err
+    assert (here / "out" / "report.html").exists()
+    assert len(list(here.glob("out/toy/*/seed-*.json"))) == 9
+    assert json.loads((here / "out" / "run.json").read_text())["rooms"] == ["toy"]
+
+
+def test_resume_takes_the_newest_run_with_its_own_settings(here, capsys):
+    assert main(["reproduce", "toy", "--seeds", "1"]) == 0
+    assert main(["reproduce", "--resume", "--seeds", "2"]) == 0
+    assert len(list(here.glob("aisec-results/*/toy/*/seed-*.json"))) == 6
+    assert main(["report"]) == 0
+
+
+def test_a_broken_room_is_a_row_and_the_rest_runs(here, tmp_path, capsys, toy):
+    project = tmp_path / "broken"
+    (project / "src" / "brokenroom").mkdir(parents=True)
+    (project / "src" / "brokenroom" / "__init__.py").write_text("import no_such_dependency\n")
+    (project / "pyproject.toml").write_text(
+        '[project]\nname = "broken"\nversion = "1"\n[project.entry-points."aisec.studies"]\nbroken = "brokenroom:S"\n'
+    )
+    toy.install(project)
+    assert main(["reproduce", "broken", "toy", "--out", "out", "--seeds", "1"]) == 1
+    out = capsys.readouterr().out
+    assert "broken: ModuleNotFoundError" in " ".join(out.split())
+    assert "method <beats>" in out
+
+
+def test_a_failed_trial_is_told_and_exit_is_1(here, capsys, monkeypatch):
+    monkeypatch.setenv("TOY_RAISE", "control0")
+    assert main(["reproduce", "toy", "--out", "out", "--seeds", "1"]) == 1
+    printed = capsys.readouterr()
+    assert "failed: toy seed 0 arm control: RuntimeError: planted" in printed.err
+    assert "no outcome for control of seed 0" in " ".join(printed.out.split())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reproduce", "nosuch"], "room 'nosuch' is not installed"),
+        (["reproduce", "toy", "--seeds", "0"], "--seeds must be at least 1"),
+        (["reproduce", "toy", "--jobs", "-1"], "--jobs must be at least 1"),
+        (["reproduce", "--resume"], "there is no run in aisec-results"),
+        (["reproduce", "--resume", "--out", "nowhere"], "nowhere holds no run"),
+        (["reproduce", "toy", "--out", "/proc/x"], "--out: cannot write to /proc/x"),
+        (["report", "nowhere"], "nowhere holds no run"),
+        (["info", "nosuch"], "room 'nosuch' is not installed"),
+        (["nosuch"], "'nosuch' is neither a command nor an installed room"),
+        (["report", "--readme", "nowhere.md"], "nowhere.md"),
+    ],
+)
+def test_misuse_is_one_line_and_exit_2(capsys, words, message):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_is_not_overwritten_and_not_mixed(capsys):
+    assert main(["reproduce", "toy", "--out", "out", "--seeds", "1"]) == 0
+    assert main(["reproduce", "toy", "--out", "out"]) == 2
+    assert "holds a run already; add --resume" in capsys.readouterr().err
+    assert main(["reproduce", "--out", "out", "--resume", "--scale", "full"]) == 2
+    assert "is of scale quick" in capsys.readouterr().err
