@@ -4,11 +4,11 @@ from functools import partial
 
 import numpy as np
 import pytest
+
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
 from aisec_common.verdict import judge
-
 from refusal_index import hf_fact_model
 from refusal_index.study import ERROR_RATE, REFUSAL_RATES, RHO, STUDY, latent_respondent, metrics_by_refusal_rate, trial
 

@@ -24,8 +24,8 @@ def test_commit_is_absent_outside_a_checkout(tmp_path):
 
 
 def test_command_and_device_name_no_path_and_no_host(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["somewhere/bin/aisec", "reproduce"])
-    assert env.command() == "aisec reproduce"
+    monkeypatch.setattr("sys.argv", ["/home/me/bin/aisec", "reproduce", "--out=/home/me/x", "--data", "/d/e", "a/b"])
+    assert env.command() == "aisec reproduce --out=x --data e a/b"
     assert platform.node() not in env.device()
     assert re.search(r"\d+ cores", env.device())
 

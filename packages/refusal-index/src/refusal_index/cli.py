@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -63,9 +64,10 @@ def _run(config: RunConfig) -> None:
     name = Path(path).name if Path(config.model).is_dir() else config.model
     start = time.perf_counter()
     conditions = config.conditions()
+    model = _LazyModel(path, config)
     with _progress() as show:
         runner = TwoPassRunner(
-            generate=_generator(path, config),
+            generate=model,
             prompts=config.prompts,
             cache=config.out / "journal.jsonl",
             model=";".join([name, *(f"{key}={value}" for key, value in conditions.items())]),
@@ -77,11 +79,13 @@ def _run(config: RunConfig) -> None:
         "questions_sha256": content_hash(repr((asked.questions, asked.golds, asked.ids))),
         "seconds": round(time.perf_counter() - start, 1),  # of this call: a run that was resumed took longer
         "peak_memory_mib": env.peak_memory_mib(),
-        "device": config.device if config.device != "cpu" else env.device(),
+        "device": env.device() if config.device == "cpu" else config.device,
         "command": env.command(),
         "git": env.git_commit(Path(__file__).parent),
         "versions": env.versions("aisec-refusal-index"),
     }
+    if model.model is None and (config.out / "report.json").exists():
+        made = RefusalReport.load(config.out).settings["made"]  # nothing was asked: what asked it stays on record
     settings = {"questions": Path(config.questions).name, "grader": "exact", **conditions, "made": made}
     _finish(RefusalReport(table=report.table, model=name, settings=settings), config.out)
 
@@ -94,20 +98,25 @@ def _questions(source: str) -> QuestionSet:
     return read_questions(Path(source))
 
 
-def _generator(path: str, config: RunConfig) -> Callable[[list[str]], list[str]]:
-    loaded: list[Callable[[list[str]], list[str]]] = []
+@dataclass
+class _LazyModel:
+    """Loads the model at the first question that is not in the journal: a finished run is scored without it."""
 
-    def generate(texts: list[str]) -> list[str]:
-        # loaded at the first question that is not in the journal: a finished run is scored again without the model
-        if not loaded:
+    path: str
+    config: RunConfig
+    model: Callable[[list[str]], list[str]] | None = None
+
+    def __call__(self, texts: list[str]) -> list[str]:
+        if self.model is None:
             import torch
             from transformers.utils import logging
 
             from refusal_index.hf_generate import HFGenerate
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-            model = HFGenerate.from_pretrained(
-                path,
+            config = self.config
+            self.model = HFGenerate.from_pretrained(
+                self.path,
                 device=config.device,
                 dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
                 max_new_tokens=config.max_new_tokens,
@@ -116,10 +125,7 @@ def _generator(path: str, config: RunConfig) -> Callable[[list[str]], list[str]]
                 seed=config.seed,
                 chat=config.chat,
             )
-            loaded.append(model)
-        return loaded[0](texts)
-
-    return generate
+        return self.model(texts)
 
 
 def _compare(config: CompareConfig) -> None:

@@ -37,8 +37,8 @@ def device() -> str:
 
 
 def command() -> str:
-    """The command line as typed, the program by its bare name."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line as typed, but for the folders of absolute paths: records get published."""
+    return re.sub(r"(?<![^\s=])/\S*/", "", " ".join(sys.argv))
 
 
 def git_commit(folder: Path) -> str | None:
