@@ -215,14 +215,17 @@ def checkpoints(session: nox.Session) -> None:
 
 @for_every_member("bench")
 def bench(session: nox.Session, member: Member) -> None:
-    """Side by side with the peer library: ratios per size, printed and written as JSON."""
+    """Side by side with the peer library: ratios per size, printed and written as JSON (`-- --out FILE`: there)."""
     scripts = sorted(member.folder.glob("benchmarks/*.py"))
     if not scripts:
         session.skip(f"{member.name} has no benchmarks")
     sync(session, "--package", member.distribution, "--group", "bench")
+    folder = Path(session.create_tmp()).absolute()
     with session.chdir(member.folder):
         for script in scripts:
-            session.run("python", str(script.relative_to(member.folder)), *session.posargs)
+            record = folder / f"{script.stem}.json"
+            session.run("python", str(script.relative_to(member.folder)), *(session.posargs or ["--out", str(record)]))
+            session.log(f"wrote {record.relative_to(ROOT)}" if record.exists() else "wrote what --out names")
 
 
 # ---------------------------------------------------------------- releasing

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,8 @@ import ordinalcorr
 from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal, norm
 
+from aisec_common import env
+from aisec_common.files import write_atomic
 from refusal_index.estimate import refusal_index
 from refusal_index.intervals import bootstrap_counts, paired_bootstrap
 from refusal_index.table import Floats, cell_counts
@@ -112,8 +113,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds of refusal_index beside its peers.")
     parser.add_argument("--out", type=Path, help="write the rows as JSON to this file")
     out = parser.parse_args().out
-    if out is not None and not out.parent.is_dir():
-        parser.error(f"--out: the folder {out.parent} does not exist")
     rows = measure()
     print(f"{'case':34}{'fits':>6}{'ours s':>11}  {'peer':18}{'peer s':>11}{'peer/ours':>11}{'peer fits':>11}")
     for r in rows:
@@ -122,9 +121,8 @@ def main() -> None:
     print("peer s is scaled to `fits` from the `peer fits` that were timed; ours is timed whole")
     print("n = 1,000,000: the peer's loop resamples the questions, ours draws the counts of their distinct outcomes")
     if out is not None:
-        part = out.with_name(out.name + ".part")
-        part.write_text(json.dumps({"benchmark": "refusal-index", "rows": rows}, indent=2) + "\n", encoding="utf-8")
-        os.replace(part, out)
+        made = {"versions": env.versions("aisec-refusal-index"), "device": env.device(), "command": env.command()}
+        write_atomic(out, json.dumps({"rows": rows, **made}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

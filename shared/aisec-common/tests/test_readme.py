@@ -10,10 +10,12 @@ def readme(toy, tmp_path):
     (room,) = choose_rooms(["toy"])
     run(plan({room: room.load()}, tmp_path / "their-toys" / "records", "quick")[0])
     (tmp_path / "their-toys" / "t.csv").write_text("n,ratio\n10,3\n")
+    (tmp_path / "their-toys" / "t.json").write_text('{"rows": [{"size": 7, "ratio": 123.456}]}')
     path = tmp_path / "their-toys" / "README.md"
     path.write_text(
         "head\n<!-- aisec:card -->\nstale line\n<!-- /aisec:card -->\nmiddle\n"
         "<!-- aisec:results records -->\n<!-- /aisec:results -->\n<!-- aisec:table t.csv -->\n<!-- /aisec:table -->\n"
+        "<!-- aisec:table t.json -->\n<!-- /aisec:table -->\n"
     )
     return path
 
@@ -26,13 +28,14 @@ def test_blocks_are_made_anew_and_the_rest_stays(readme):
     assert "| method <beats> baseline |" in text
     assert "Scale quick, 3 seeds" in text
     assert "| 10 | 3 |" in text
+    assert "| 7 | 123 |" in text
     readme.write_text(text)
     assert refresh(readme, choose_rooms(["toy"])[0]) == text
 
 
 @pytest.mark.parametrize(
     ("block", "words"),
-    [("what x", "unknown block"), ("results elsewhere", "holds no record")],
+    [("what x", "unknown block"), ("results elsewhere", "holds no record"), ("table gone.csv", "holds no table")],
 )
 def test_blocks_that_cannot_be_made_say_so(readme, block, words):
     kind = block.split()[0]

@@ -1,12 +1,14 @@
 """Generated blocks of README files: card, results and tables come from committed files, never from typing.
 
 A block stands between `<!-- aisec:KIND ARGUMENT -->` and `<!-- /aisec:KIND -->`. Kinds: `card` (of the room the README
-belongs to), `results DIR` (claims judged on the records below DIR), `table FILE` (a CSV file), `rooms` (all rooms).
+belongs to), `results DIR` (claims judged on the records below DIR), `table FILE` (a CSV file, or the `rows` of a JSON
+file), `rooms` (all rooms).
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,8 @@ from aisec_common.card import Card
 from aisec_common.report import made_with
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import Room, installed_rooms
-from aisec_common.table import COLUMNS, markdown, rows
+from aisec_common.table import COLUMNS, markdown, number
+from aisec_common.table import rows as claim_rows
 from aisec_common.verdict import judge
 
 BLOCK = re.compile(r"(<!-- aisec:(\w+)(?: ([^>]*?))? -->\n)(.*?)(<!-- /aisec:\2 -->)", re.DOTALL)
@@ -89,12 +92,21 @@ def _results(folder: Path, argument: str, room: Room | None) -> str:
     if not read:
         raise ValueError(f"{argument}: holds no record of room {room.name}")
     records = [record for arms in read.values() for record, _ in arms.values()]
-    return markdown(COLUMNS, rows(judge(room.load(), outcomes_of(read)))) + f"\n\n{made_with(records)}"
+    return markdown(COLUMNS, claim_rows(judge(room.load(), outcomes_of(read)))) + f"\n\n{made_with(records)}"
 
 
 def _table(folder: Path, argument: str, room: Room | None) -> str:
-    with (folder / argument).open(newline="", encoding="utf-8") as file:
-        columns, *lines = csv.reader(file)
+    path = folder / argument
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            rows = json.loads(text)["rows"]
+            columns = list(rows[0])
+            lines = [[number(cell) if isinstance(cell, float) else str(cell) for cell in row.values()] for row in rows]
+        else:
+            columns, *lines = csv.reader(text.splitlines())
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{argument}: holds no table ({error})") from None
     return markdown(columns, lines)
 
 
