@@ -281,10 +281,8 @@ def git(*arguments: str) -> str:
 def check_card(session: nox.Session, member: Member) -> None:
     """Validates a room's card.toml with the house's own reader, which needs no installation."""
     if member.folder.parent.name == "packages":
-        source = ROOT / "shared" / "aisec-common" / "src"
-        session.run(
-            "python", "-m", "aisec_common.card", str(member.package / "card.toml"), env={"PYTHONPATH": str(source)}
-        )
+        reader = ROOT / "shared" / "aisec-common" / "src" / "aisec_common" / "card.py"
+        session.run("python", "-P", str(reader), str(member.package / "card.toml"))
 
 
 def build(session: nox.Session, member: Member, work: Path) -> list[Path]:

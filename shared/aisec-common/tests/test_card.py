@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from aisec_common import card
 from aisec_common.card import read_card
 from tests.conftest import CARD
 
@@ -14,9 +15,9 @@ def write(tmp_path, text):
 
 
 def test_a_valid_card_is_read(tmp_path):
-    card = read_card(write(tmp_path, CARD))
-    assert card.paper.authors == ["A. Author", "B. Author"]
-    assert card.evidence[0].level == "design"
+    read = read_card(write(tmp_path, CARD))
+    assert read.paper.authors == ["A. Author", "B. Author"]
+    assert read.evidence[0].level == "design"
 
 
 @pytest.mark.parametrize(
@@ -42,8 +43,8 @@ def test_a_card_that_is_not_valid_is_one_line(tmp_path, old, new, words):
 
 def test_the_release_session_can_ask(tmp_path):
     for text, code in ((CARD, 0), ("", 1)):
-        asked = subprocess.run([sys.executable, "-m", "aisec_common.card", write(tmp_path, text)], capture_output=True)
-        assert asked.returncode == code
+        words = [sys.executable, "-I", "-S", card.__file__, write(tmp_path, text)]
+        assert subprocess.run(words, capture_output=True).returncode == code
 
 
 def test_a_missing_card_is_named(tmp_path):

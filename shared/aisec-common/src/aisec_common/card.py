@@ -127,7 +127,7 @@ def _build(kind: type[T], table: Any, name: str) -> T:
     return kind(**values)
 
 
-if __name__ == "__main__":  # `python -m aisec_common.card FILE`, for the release session
+if __name__ == "__main__":  # the release session runs this file alone, with nothing installed
     try:
         read_card(Path(sys.argv[1]))
     except ValueError as problem:
