@@ -46,6 +46,7 @@ from aisec_common.seeding import numpy_rng
 @dataclass(frozen=True, kw_only=True)
 class ToyScale(Scale):
     effect: float = 1.0
+    kinds: tuple[str, ...] = ("one", "two")
 
 def prepare(seed, scale):
     if os.environ.get("TOY_LOG"):
@@ -54,6 +55,13 @@ def prepare(seed, scale):
 
 def trial(arm, shared, seed, scale, log):
     if os.environ.get("TOY_RAISE") == f"{arm}{seed}": raise RuntimeError("planted")
+    if os.environ.get("TOY_FORK") == f"{arm}{seed}":
+        import subprocess, sys
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+        os.kill(os.getpid(), 9)
+    if os.environ.get("TOY_CHILD"):
+        import multiprocessing
+        child = multiprocessing.get_context("spawn").Process(target=print); child.start(); child.join()
     if os.environ.get("TOY_DIE") == f"{arm}{seed}": os._exit(9)
     for step in range(3):
         time.sleep(float(os.environ.get("TOY_SLEEP", "0")))

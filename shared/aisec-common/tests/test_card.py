@@ -2,9 +2,9 @@ import subprocess
 import sys
 
 import pytest
-
 from aisec_common import card
 from aisec_common.card import read_card
+
 from tests.conftest import CARD
 
 

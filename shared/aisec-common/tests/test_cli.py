@@ -1,5 +1,4 @@
 import pytest
-
 from aisec_common.cli import main
 
 
@@ -29,6 +28,7 @@ def test_misuse_of_arguments_exits_2(words, capsys):
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_interrupt_exits_130(monkeypatch, capsys):

@@ -1,7 +1,6 @@
 from dataclasses import dataclass
 
 import pytest
-
 from aisec_common.command import run_command
 
 

@@ -13,10 +13,12 @@ def test_versions_name_the_distribution_and_what_it_requires():
 def test_code_hash_follows_the_code_only(tmp_path):
     (tmp_path / "a.py").write_text("x = 1")
     first = env.code_hash(tmp_path)
-    (tmp_path / "data.txt").write_text("")
+    (tmp_path / "card.toml").write_text("")
     assert env.code_hash(tmp_path) == first
+    (tmp_path / "prompt.txt").write_text("")
+    second = env.code_hash(tmp_path)
     (tmp_path / "a.py").write_text("x = 2")
-    assert env.code_hash(tmp_path) != first
+    assert len({first, second, env.code_hash(tmp_path)}) == 3
 
 
 def test_commit_is_absent_outside_a_checkout(tmp_path):

@@ -2,7 +2,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from aisec_common.files import require_writable, write_atomic
 
 

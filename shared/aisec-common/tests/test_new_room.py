@@ -1,9 +1,10 @@
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
-
 from aisec_common.cli import main
 from aisec_common.new_room import new_room
 
@@ -42,6 +43,18 @@ def test_a_new_room_passes_its_own_tests_and_its_study_runs(workspace, site):
     assert "skipped" not in tested.stdout.splitlines()[-1]
     listed = site.aisec("list", cwd=workspace)
     assert "two-words" in listed.stdout
+
+
+@pytest.mark.parametrize("name", ["aaa", "two-words"])
+def test_a_new_room_passes_the_linter(workspace, name):
+    root = Path(__file__).resolve().parents[3] / "pyproject.toml"
+    if not root.exists():
+        pytest.skip("the settings of the linter are in the workspace only")
+    folder = new_room(name, workspace)
+    for verb in (["check"], ["format", "--check"]):
+        words = [sys.executable, "-m", "ruff", *verb, "--no-cache", "--config", root, folder]
+        linted = subprocess.run(words, cwd=workspace, capture_output=True, text=True)
+        assert linted.returncode == 0, linted.stdout
 
 
 def test_the_workspace_depends_on_it(workspace):

@@ -1,5 +1,4 @@
 import pytest
-
 from aisec_common.readme import refresh, room_of
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
@@ -44,6 +43,13 @@ def test_blocks_that_cannot_be_made_say_so(readme, block, words):
         refresh(readme, choose_rooms(["toy"])[0])
 
 
+@pytest.mark.parametrize("end", ["", "<!-- /aisec:cards -->"])
+def test_a_block_that_is_not_closed_says_so(readme, end):
+    readme.write_text(f"<!-- aisec:card -->\nstale\n{end}\n")
+    with pytest.raises(ValueError, match="not closed"):
+        refresh(readme, choose_rooms(["toy"])[0])
+
+
 def test_a_rooms_block_needs_a_room(readme):
     with pytest.raises(ValueError, match="belongs into the README of a room"):
         refresh(readme, None)
@@ -51,3 +57,4 @@ def test_a_rooms_block_needs_a_room(readme):
 
 def test_the_room_of_a_readme_is_found_by_its_folder(readme, tmp_path):
     assert room_of(tmp_path / "README.md") is None
+    assert room_of(readme).name == "toy"

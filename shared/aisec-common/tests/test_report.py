@@ -6,6 +6,7 @@ from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
 from aisec_common.verdict import judge
+from matplotlib.figure import Figure
 
 
 class Tags(HTMLParser):
@@ -57,9 +58,15 @@ def test_a_figure_that_cannot_be_drawn_costs_nothing_else(toy, tmp_path):
     def no_luck(outcomes):
         raise RuntimeError("<planted>")
 
-    object.__setattr__(made.study, "figures", (no_luck,))
+    def no_text(outcomes):
+        figure = Figure()
+        figure.suptitle(r"$\nosuch{x}$")
+        return figure
+
+    object.__setattr__(made.study, "figures", (no_luck, no_text))
     text = html([made])
     assert "no luck could not be drawn: RuntimeError: &lt;planted&gt;" in text
+    assert "no text could not be drawn" in text
     assert "<table>" in text
 
 

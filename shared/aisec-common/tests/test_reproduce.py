@@ -1,8 +1,9 @@
 import json
 
 import pytest
-
 from aisec_common.cli import main
+from aisec_common.files import locked
+from aisec_common.reproduce import _new_run
 
 
 @pytest.fixture(autouse=True)
@@ -10,6 +11,7 @@ def here(toy, tmp_path, monkeypatch):
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.setenv("COLUMNS", "200")
     return folder
 
 
@@ -54,6 +56,43 @@ def test_a_failed_trial_is_told_and_exit_is_1(here, capsys, monkeypatch):
     assert "no outcome for control of seed 0" in " ".join(printed.out.split())
 
 
+def test_resuming_one_room_keeps_the_others_of_the_run(here, capsys):
+    assert main(["reproduce", "toy", "toy", "--out", "out", "--seeds", "2"]) == 0
+    manifest = here / "out" / "run.json"
+    said = json.loads(manifest.read_text())
+    assert said["rooms"] == ["toy"]
+    manifest.write_text(json.dumps({**said, "rooms": ["other", "toy"]}))
+    assert main(["reproduce", "toy", "--resume", "--out", "out"]) == 0
+    assert json.loads(manifest.read_text())["rooms"] == ["other", "toy"]
+    assert main(["reproduce", "toy", "--resume", "--out", "out", "--seeds", "1"]) == 2
+    assert "has 2; give as many or more" in capsys.readouterr().err
+
+
+def test_records_without_their_manifest_are_not_taken_for_new_ones(here, capsys):
+    assert main(["reproduce", "toy", "--out", "out", "--seeds", "1"]) == 0
+    (here / "out" / "run.json").unlink()
+    assert main(["reproduce", "toy", "--out", "out", "--seeds", "1"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+
+
+def test_two_runs_do_not_share_a_folder(here, capsys):
+    (here / "out").mkdir()
+    with locked(here / "out", "--out"):
+        assert main(["reproduce", "toy", "--out", "out", "--seeds", "1"]) == 2
+    assert "another run is at work" in capsys.readouterr().err
+    assert len({_new_run("quick") for _ in range(3)}) == 3
+
+
+@pytest.mark.parametrize("change", [{"seeds": "3"}, {"rooms": []}, {"rooms": [["toy"]]}, {"scale": "huge"}])
+def test_a_foreign_manifest_is_one_line(here, capsys, change):
+    (here / "out").mkdir()
+    (here / "out" / "run.json").write_text(json.dumps({"rooms": ["toy"], "scale": "quick", "seeds": 1, **change}))
+    assert main(["reproduce", "--resume", "--out", "out"]) == 2
+    error = capsys.readouterr().err
+    assert "out holds no run" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -67,6 +106,7 @@ def test_a_failed_trial_is_told_and_exit_is_1(here, capsys, monkeypatch):
         (["info", "nosuch"], "room 'nosuch' is not installed"),
         (["nosuch"], "'nosuch' is neither a command nor an installed room"),
         (["report", "--readme", "nowhere.md"], "nowhere.md"),
+        (["report", "--readme", "."], "Is a directory"),
     ],
 )
 def test_misuse_is_one_line_and_exit_2(capsys, words, message):

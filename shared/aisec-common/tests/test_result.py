@@ -2,7 +2,6 @@ import math
 
 import numpy as np
 import pytest
-
 from aisec_common.result import (
     Record,
     finite,
@@ -52,7 +51,7 @@ def test_what_is_no_record_is_one_line(tmp_path, text):
 def test_scales_are_not_mixed(tmp_path):
     write_record(tmp_path, record(), SAMPLES)
     write_record(tmp_path, record(seed=1, scale="full"), SAMPLES)
-    with pytest.raises(ValueError, match="mixes the scales full, quick"):
+    with pytest.raises(ValueError, match="mixes records of more than one scale"):
         read_records(tmp_path, "r")
 
 

@@ -1,7 +1,6 @@
 import sys
 
 import pytest
-
 from aisec_common.rooms import Room, choose_rooms, installed_rooms
 
 

@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
-
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
@@ -20,6 +20,13 @@ def numbers(folder):
         for seed, arms in read_records(folder, "toy").items()
         for record, _ in arms.values()
     }
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -36,7 +43,7 @@ def test_every_seed_and_arm_becomes_a_record(studies, tmp_path):
     assert set(numbers(tmp_path / "out")) == {(a, s) for a in ("method", "baseline", "control") for s in range(3)}
     assert statuses[-1].finished == statuses[-1].total == 9
     record, outcome = read_records(tmp_path / "out", "toy")[1]["method"]
-    assert record.config == {"effect": 1.0}
+    assert record.config == {"effect": 1.0, "kinds": ["one", "two"]}
     assert record.versions["their-toys"] == "1.2"
     assert record.peak_memory_mib > 1
     assert set(outcome.samples) == {"a<b", "undefined"}
@@ -55,7 +62,9 @@ def test_prepare_runs_once_a_seed(studies, tmp_path, monkeypatch):
     assert sorted((tmp_path / "log").read_text().split()) == ["0", "1", "2"]
 
 
-@pytest.mark.parametrize(("variable", "words"), [("TOY_RAISE", "planted"), ("TOY_DIE", "worker died")])
+@pytest.mark.parametrize(
+    ("variable", "words"), [("TOY_RAISE", "planted"), ("TOY_DIE", "worker died"), ("TOY_FORK", "worker died")]
+)
 def test_a_failing_trial_costs_its_seed_only_and_is_tried_again(studies, tmp_path, monkeypatch, variable, words):
     monkeypatch.setenv(variable, "baseline1")
     (failure,) = run(plan(studies, tmp_path, "quick")[0], jobs=2)
@@ -81,11 +90,8 @@ def test_more_seeds_on_resume_keep_the_first(studies, tmp_path):
     ("change", "words"),
     [
         (lambda text: text[: len(text) // 2], "not a record"),
-        (lambda text: text.replace('"code": "', '"code": "0'), "made with another code"),
-        (lambda text: text.replace('"effect": 1.0', '"effect": 1.5'), "made with another config"),
-        (lambda text: text.replace('"quick"', '"full"'), "scale"),
+        (lambda text: text.replace('"effect": 1.0', '"effect": 1.5'), "its numbers were changed"),
         (lambda text: text.replace('"schema": 1', '"schema": 99'), "schema"),
-        (lambda text: text.replace('"arm": "method"', '"arm": "base"'), "move it back"),
     ],
 )
 def test_foreign_and_torn_records_are_refused(studies, tmp_path, change, words):
@@ -95,6 +101,39 @@ def test_foreign_and_torn_records_are_refused(studies, tmp_path, change, words):
     with pytest.raises(ValueError, match=words) as caught:
         plan(studies, tmp_path, "quick")
     assert "\n" not in str(caught.value)
+
+
+def test_a_record_in_the_place_of_another_is_refused(studies, tmp_path):
+    run(plan(studies, tmp_path, "quick", seeds=1)[0])
+    (tmp_path / "toy" / "method").rename(tmp_path / "toy" / "other")
+    with pytest.raises(ValueError, match="move it back"):
+        plan(studies, tmp_path, "quick")
+
+
+def test_other_code_settings_or_scale_are_refused(studies, tmp_path, toy):
+    run(plan(studies, tmp_path, "quick", seeds=1)[0])
+    (room, study), *_ = studies.items()
+    with pytest.raises(ValueError, match="made with another scale and config"):
+        plan(studies, tmp_path, "full")
+    scales = {name: replace(scale, effect=2.0) for name, scale in study.scales.items()}
+    with pytest.raises(ValueError, match="made with another config; start anew"):
+        plan({room: replace(study, scales=scales)}, tmp_path, "quick")
+    (toy.folder / "toyroom" / "words.txt").write_text("")
+    with pytest.raises(ValueError, match="made with another code"):
+        plan(studies, tmp_path, "quick")
+
+
+def test_code_that_changes_during_a_run_is_not_stamped_on_it(studies, tmp_path, toy):
+    tasks, _ = plan(studies, tmp_path, "quick", seeds=1)
+    (toy.folder / "toyroom" / "words.txt").write_text("")
+    (failure,) = run(tasks)
+    assert "changed while the run was going on" in failure
+    assert not numbers(tmp_path)
+
+
+def test_a_trial_may_start_a_process(studies, tmp_path, monkeypatch):
+    monkeypatch.setenv("TOY_CHILD", "1")
+    assert run(plan(studies, tmp_path, "quick", seeds=1)[0]) == []
 
 
 def test_changed_samples_are_refused(studies, tmp_path):
@@ -138,8 +177,7 @@ def test_kill_at_random_moments_then_resume_gives_the_same_numbers(toy, studies,
 def test_workers_end_with_their_parent(toy, tmp_path):
     words = [sys.executable, "-m", "aisec_common.cli", "reproduce", "toy", "--out", str(tmp_path / "out")]
     child = subprocess.Popen(words, env=toy.env(TOY_SLEEP="60", TOY_LOG=str(tmp_path / "log")), cwd=tmp_path)
-    while not (tmp_path / "log").exists():
-        time.sleep(0.05)
+    wait_for(lambda: (tmp_path / "log").exists())
     children = [
         int(pid) for pid in subprocess.run(
             ["pgrep", "-P", str(child.pid)], capture_output=True, text=True
@@ -148,10 +186,7 @@ def test_workers_end_with_their_parent(toy, tmp_path):
     assert children
     child.kill()
     child.wait()
-    deadline = time.monotonic() + 20
-    while any(os.path.exists(f"/proc/{pid}") for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in children)
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children))
 
 
 @pytest.mark.slow
@@ -161,8 +196,7 @@ def test_interrupt_keeps_what_is_finished(toy, tmp_path):
     child = subprocess.Popen(
         words, env=toy.env(TOY_SLEEP="0.3"), cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
     )
-    while not list(folder.glob("toy/*/seed-*.json")):
-        time.sleep(0.05)
+    wait_for(lambda: list(folder.glob("toy/*/seed-*.json")))
     os.killpg(child.pid, signal.SIGINT)
     error = child.communicate(timeout=30)[1].decode()
     assert child.returncode == 130

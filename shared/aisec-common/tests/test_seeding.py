@@ -2,7 +2,6 @@ import random
 
 import numpy as np
 import torch
-
 from aisec_common.seeding import derived_seed, numpy_rng, torch_rng
 
 

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from aisec_common import Claim, Extra, Scale, Study
 from aisec_common.study import content_hash
 
@@ -17,6 +16,10 @@ SCALES = {name: Scale(seeds=3) for name in ("quick", "standard", "full")}
         ({"metric": "m", "control": "c", "lower_is_better": True}, "needs over"),
         ({"effect": lambda m: 0.0, "over": "b", "control": "c"}, "belong to metric"),
         ({"metric": "m", "control": "c", "unit": "epoch"}, "unit must be"),
+        ({"metric": "m", "over": "a", "control": "c"}, "its own over or control"),
+        ({"metric": "m", "over": "b", "control": "a"}, "its own over or control"),
+        ({"metric": "m", "over": "b", "control": "b"}, "the same arm"),
+        ({"metric": "m", "control": "c", "margin": float("nan")}, "margin must be a number"),
     ],
 )
 def test_a_claim_that_does_not_fit_together_says_so(parts, words):
@@ -33,6 +36,7 @@ def study(**parts):
     [
         ({"arms": ()}, "arms must be distinct"),
         ({"arms": ("a", "a")}, "arms must be distinct"),
+        ({"arms": ("a", "w/o key")}, "arm 'w/o key'"),
         ({"scales": {"quick": Scale(seeds=1)}}, "scales lacks standard, full"),
         ({"claims": (Claim(text="t", metric="m", arm="z", control="b"),)}, "unknown arm 'z'"),
         ({"extras": (Extra(name="hf", modules=(), arms=("z",)),)}, "unknown arms"),
@@ -47,6 +51,7 @@ def test_arms_without_their_extra_are_not_runnable():
     absent = Extra(name="hf", modules=("no_such_module",), arms=("b",))
     present = Extra(name="np", modules=("numpy",), arms=("a",))
     assert study(extras=(absent, present)).runnable_arms() == ("a",)
+    assert not Extra(name="x", modules=("no_such.module",), arms=()).installed
     assert study(extras=(absent,)).missing_extra("a", "b", None) == "hf"
 
 

@@ -1,7 +1,6 @@
 from dataclasses import replace
 
 import pytest
-
 from aisec_common.rooms import choose_rooms
 from aisec_common.testing import RoomContract, made_up_outcomes, verdict_of
 
@@ -28,14 +27,34 @@ def test_a_claim_whose_control_is_never_asked_is_caught(toy, monkeypatch):
 
 def test_a_claim_that_reads_another_arm_is_caught(toy, monkeypatch):
     study = choose_rooms(["toy"])[0].load()
-    blind = replace(study.claims[0], metric=None, over=None, effect=lambda m: m["baseline"]["value"])
+    blind = replace(study.claims[0], metric=None, over=None, effect=lambda m: m["baseline"]["value"] - 1)
     monkeypatch.setattr("aisec_common.rooms.Room.load", lambda room: replace(study, claims=(blind,)))
     contract = Contract()
     with pytest.raises(AssertionError, match="plants"):
         contract.test_a_planted_effect_holds()
-    contract.plants = {blind.text: {"value": 1.0}}
+    contract.plants = {blind.text: {"value": (1.0, 1.0)}}
     with pytest.raises(AssertionError):
         contract.test_a_planted_effect_holds()
+
+
+def test_a_claim_on_a_ratio_keeps_the_contract(toy, monkeypatch):
+    study = choose_rooms(["toy"])[0].load()
+    ratio = replace(
+        study.claims[0], metric=None, over=None, effect=lambda m: m["method"]["value"] / m["baseline"]["value"] - 1
+    )
+    monkeypatch.setattr("aisec_common.rooms.Room.load", lambda room: replace(study, claims=(ratio,)))
+    contract = Contract()
+    contract.plants = {ratio.text: {"value": (5.0, 0.1)}}
+    contract.test_no_claim_holds_on_noise()
+    contract.test_a_planted_effect_holds()
+
+
+def test_a_seed_that_draws_from_a_global_generator_is_caught(toy, tmp_path):
+    Contract().test_a_seed_gives_the_same_numbers_arm_by_arm(tmp_path / "good")
+    path = toy.folder / "toyroom" / "study.py"
+    path.write_text(path.read_text().replace("rng = numpy_rng(seed, arm)", "import numpy; rng = numpy.random"))
+    with pytest.raises(AssertionError):
+        Contract().test_a_seed_gives_the_same_numbers_arm_by_arm(tmp_path / "bad")
 
 
 def test_planted_differences_have_the_t_value_they_say(toy):
@@ -43,7 +62,7 @@ def test_planted_differences_have_the_t_value_they_say(toy):
 
     study = choose_rooms(["toy"])[0].load()
     claim = study.claims[0]
-    made = made_up_outcomes(study, claim, {"value": 1.0}, 5.0, 3.0)
+    made = made_up_outcomes(study, claim, {"value": (5.0, 1.0)}, 3.0)
     effects = np.array([claim.effect_of({arm: o.metrics for arm, o in arms.items()}) for arms in made.values()])
     assert effects.mean() / (effects.std(ddof=1) / len(effects) ** 0.5) == pytest.approx(3.0)
     assert verdict_of(study, claim, made) == "holds"

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-
 from aisec_common import Claim, Extra, Outcome, Scale, Study
 from aisec_common.testing import made_up_outcomes, verdict_of
 from aisec_common.verdict import judge
@@ -59,7 +58,12 @@ def test_undecided_when_the_interval_holds_the_margin():
 
 @pytest.mark.parametrize(
     ("method", "reason"),
-    [((1, 2), "2 seeds are too few"), ((1,), "1 seed is too few"), ((1, 1, 1, 1), "no spread")],
+    [
+        ((1, 2), "2 seeds are too few"),
+        ((1,), "1 seed is too few"),
+        ((1, 1, 1, 1), "no spread"),
+        ((0.1, 0.1, 0.1), "no spread"),  # whose mean is not 0.1 in floating point
+    ],
 )
 def test_too_few_seeds_or_no_spread_decide_nothing(method, reason):
     judgement = verdict(method)
@@ -70,7 +74,35 @@ def test_too_few_seeds_or_no_spread_decide_nothing(method, reason):
 def test_a_metric_that_is_no_number_decides_nothing():
     judgement = verdict((1, float("nan"), 1, 1.1))
     assert judgement.verdict == "undecided"
-    assert judgement.reason == "1 of 4 seeds gave no number"
+    assert judgement.reason == "1 of 8 effects are no number"
+
+
+@pytest.mark.parametrize(
+    ("claim", "reason"),
+    [
+        (
+            Claim(text="t", arm="method", control="control", effect=lambda m: 1 / m["base"]["m"]),
+            "8 of 8 effects are no number",
+        ),
+        (Claim(text="t", arm="method", control="control", metric="gone"), "'gone' was not measured"),
+    ],
+)
+def test_a_claim_that_cannot_be_evaluated_decides_nothing(claim, reason):
+    assert verdict((1, 1.1, 0.9, 1), claim=claim).reason.startswith(reason)
+
+
+def test_a_sample_that_was_nan_decides_nothing():
+    samples = {str(i): {"m": None if i == 3 else float(i)} for i in range(9)}
+    made = {0: {arm: Outcome(metrics={}, samples=samples) for arm in STUDY.arms}}
+    (judgement,) = judge(replace(STUDY, claims=(replace(CLAIM, unit="sample"),)), made)
+    assert judgement.verdict == "undecided"
+
+
+def test_records_are_judged_the_same_without_the_extra_that_made_them():
+    study = replace(STUDY, extras=(Extra(name="hf", modules=("no_such_module",), arms=STUDY.arms),))
+    made = outcomes((1, 1.1, 0.9, 1), (0, 0, 0, 0), (0, 0.1, 0, 0.1))
+    assert judge(study, made) == judge(STUDY, made)
+    assert judge(study, {})[0].verdict == "skipped"
 
 
 def test_a_missing_trial_is_named():
@@ -82,7 +114,9 @@ def test_a_missing_trial_is_named():
 
 def test_an_absent_extra_skips_its_claims_only():
     study = replace(STUDY, extras=(Extra(name="hf", modules=("no_such_module",), arms=("method",)),))
-    (judgement,) = judge(study, outcomes((1, 2, 3), (0, 0, 0), (0, 0, 0)))
+    made = {seed: {arm: o for arm, o in arms.items() if arm != "method"}
+            for seed, arms in outcomes((1, 2, 3), (0, 0, 0), (0, 0, 0)).items()}  # fmt: skip
+    (judgement,) = judge(study, made)
     assert (judgement.verdict, judgement.reason) == ("skipped", "needs [hf]")
 
 
@@ -149,23 +183,23 @@ def test_holm_judges_the_smallest_p_at_the_strictest_level():
         replace(CLAIM, margin=0.3),
         replace(CLAIM, over=None, margin=0.3),
         replace(CLAIM, control=None, margin=-0.3),
+        replace(CLAIM, over=None, control=None, margin=-0.3),
         replace(CLAIM, unit="sample"),
     ],
 )
 def test_noise_never_holds_and_a_planted_effect_does(claim):
-    directions = {"m": -1.0 if claim.lower_is_better else 1.0}
-    for level in (0.0, 10.0):
-        if claim.over is None or level == 0.0 or claim.margin >= 0:
-            assert verdict_of(STUDY, claim, made_up_outcomes(STUDY, claim, directions, level, 0.0)) != "holds"
-    assert verdict_of(STUDY, claim, made_up_outcomes(STUDY, claim, directions, 0.0, 3.0)) == "holds"
+    spread = -1.0 if claim.lower_is_better else 1.0
+    for level in (0.0,) if claim.control is None else (0.0, 10.0):
+        assert verdict_of(STUDY, claim, made_up_outcomes(STUDY, claim, {"m": (level, spread)}, 0.0)) != "holds"
+    assert verdict_of(STUDY, claim, made_up_outcomes(STUDY, claim, {"m": (0.0, spread)}, 3.0)) == "holds"
 
 
-@pytest.mark.parametrize("n", [3, 5, 8])
+@pytest.mark.parametrize("n", [3, 5, 8, 20])
 @pytest.mark.parametrize("control_is_level", [True, False])
 def test_false_holds_are_at_most_nominal(n, control_is_level):
     """4,000 studies without an effect: `holds` may come out in 2.5 % of them at most (one side of 95 %)."""
     rng = np.random.default_rng(n)
-    studies = 4_000
+    studies = 4_000 if n < 20 else 1_000
     noise = rng.normal(size=(studies, 3, n))
     if not control_is_level:
         noise[:, 2] -= 10  # a hopeless control leaves the decision to the effect alone: the worst case

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from aisec_common import table
 from aisec_common.card import Card
@@ -23,18 +24,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _room_command(words)
         arguments = _parser().parse_args(words)
         return int(arguments.run(arguments))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"aisec: {error}", file=sys.stderr)
+    except (ValueError, OSError) as error:
+        print(f"aisec: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("aisec: interrupted; what was finished is kept", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
 def _parser() -> argparse.ArgumentParser:
     from aisec_common.data.cli import add_data_verbs
 
-    parser = argparse.ArgumentParser(prog="aisec", description=__doc__)
+    parser = _Parser(prog="aisec", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="|".join(VERBS))
 
     sub = commands.add_parser("list", help="the installed rooms")

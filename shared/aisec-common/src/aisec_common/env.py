@@ -55,11 +55,13 @@ def git_commit(folder: Path) -> str | None:
     return head.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
-def code_hash(package: Path) -> str:
-    """sha256 over the Python files of a package folder: results of other code must not be mixed on resume."""
+def code_hash(*packages: Path) -> str:
+    """sha256 over the files of package folders, cards left out: results of other code must not be mixed on resume."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    for package in packages:
+        for path in sorted(package.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts and path.name != "card.toml":
+                digest.update(f"{path.relative_to(package).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 

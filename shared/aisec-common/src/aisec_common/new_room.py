@@ -40,14 +40,16 @@ def new_room(name: str, root: Path) -> Path:
     folder = root / "packages" / name
     if folder.exists():
         raise ValueError(f"name: packages/{name} exists already; choose another")
+    text, licence = workspace.read_text(encoding="utf-8"), (root / "LICENSE").read_bytes()
+    joined = _with_member(text, f"aisec-{name}")  # before a file is written: a failure leaves no half a room
     words = {"@room@": name, "@module@": module}
     _copy(files("aisec_common") / "templates" / "room", folder, words)
     readme = folder / "README.md"
     card = card_text(read_card(folder / "src" / module / "card.toml"))
     write_atomic(readme, readme.read_text(encoding="utf-8").replace(f"{OPENING}\n", f"{OPENING}\n{card}\n"))
-    write_atomic(folder / "LICENSE", (root / "LICENSE").read_bytes())
+    write_atomic(folder / "LICENSE", licence)
     write_atomic(folder / "src" / module / "py.typed", "")
-    write_atomic(workspace, _with_member(workspace.read_text(encoding="utf-8"), f"aisec-{name}"))
+    write_atomic(workspace, joined)
     return folder
 
 

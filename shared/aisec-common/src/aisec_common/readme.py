@@ -43,7 +43,13 @@ def refresh(readme: Path, room: Room | None = None) -> str:
             raise ValueError(f"{readme.name}: block aisec:{kind} belongs into the README of a room")
         return f"{opening}{KINDS[kind](readme.parent, argument or '', room)}\n{closing}"
 
-    return BLOCK.sub(block, readme.read_text(encoding="utf-8"))
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{readme.name}: is no text in UTF-8") from None
+    if text.count("<!-- aisec:") != len(BLOCK.findall(text)):
+        raise ValueError(f"{readme.name}: a block aisec:... is not closed, or closed under another name")
+    return BLOCK.sub(block, text)
 
 
 def room_of(readme: Path) -> Room | None:

@@ -82,12 +82,11 @@ def _figures(result: RoomResult) -> list[str]:
 
 def _image(name: str, draw: Callable[[], Figure]) -> str:
     label = escape(name.replace("_", " "))
+    buffer = io.BytesIO()
     try:
-        figure = draw()
+        draw().savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     except Exception as error:  # a figure of a third party's room must not cost the report
         return f"<p>Figure {label} could not be drawn: {escape(f'{type(error).__name__}: {error}')}</p>"
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     return f'<img alt="{label}" src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
 
 

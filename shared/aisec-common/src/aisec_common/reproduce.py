@@ -12,7 +12,7 @@ from typing import Any
 
 from aisec_common import table
 from aisec_common.env import command
-from aisec_common.files import require_writable, write_atomic
+from aisec_common.files import locked, require_writable, write_atomic
 from aisec_common.progress import live
 from aisec_common.report import RoomResult, html
 from aisec_common.result import outcomes_of, read_records
@@ -50,29 +50,45 @@ def reproduce(
     Raises:
         ValueError: in one line, if the folder cannot be used or a room is unknown.
     """
+    said: dict[str, Any] = {"rooms": [], "scale": scale or "quick", "seeds": seeds}
     if resume:
         folder = out or newest_run()
         said = read_manifest(folder)
         if scale not in (None, said["scale"]):
             raise ValueError(f"--scale {scale}: the run in {folder} is of scale {said['scale']}; choose another --out")
-        names, scale, seeds = names or said["rooms"], said["scale"], seeds or said["seeds"]
+        if seeds is not None and said["seeds"] is not None and seeds < said["seeds"]:
+            raise ValueError(f"--seeds {seeds}: the run in {folder} has {said['seeds']}; give as many or more")
     else:
-        scale = scale or "quick"
-        folder = out or RUNS / f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{scale}"
-        if (folder / MANIFEST).exists():
+        folder = out or _new_run(said["scale"])
+        if (folder / MANIFEST).exists() or any(folder.glob("*/*/seed-*.json")):
             raise ValueError(f"--out: {folder} holds a run already; add --resume or choose another folder")
-    assert scale is not None
-    rooms = choose_rooms(list(names))
+    rooms = choose_rooms(list(names) or said["rooms"])
     require_writable(folder, "--out")
-    studies, broken = _load(rooms)
-    tasks, done = plan(studies, folder, scale, seeds)
-    manifest = {"rooms": [room.name for room in rooms], "scale": scale, "seeds": seeds, "command": command()}
-    write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    with live() as show:
-        failures = run(tasks, jobs=jobs, done=done, show=show)
-    for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
-    return int(_finish(folder, rooms, studies, broken) or bool(failures))
+    with locked(folder, "--out"):
+        studies, broken = _load(rooms)
+        tasks, done = plan(studies, folder, said["scale"], seeds or said["seeds"])
+        kept = list(dict.fromkeys([*said["rooms"], *(room.name for room in rooms)]))
+        manifest = {"rooms": kept, "scale": said["scale"], "seeds": seeds or said["seeds"], "command": command()}
+        write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        with live() as show:
+            failures = run(tasks, jobs=jobs, done=done, show=show)
+        for failure in failures:
+            print(f"failed: {failure}", file=sys.stderr)
+        return int(_finish(folder, rooms, studies, broken) or bool(failures))
+
+
+def _new_run(scale: str) -> Path:
+    """A new folder below aisec-results; two runs of the same second get two."""
+    name = f"{datetime.now():%Y-%m-%dT%H-%M-%S}-{scale}"
+    for suffix in ("", *(f"-{k}" for k in range(2, 100))):
+        try:
+            (RUNS / (name + suffix)).mkdir(parents=True)
+            return RUNS / (name + suffix)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ValueError(f"cannot write to {RUNS} ({error.strerror}); give another folder by --out") from None
+    raise ValueError(f"{RUNS} holds too many runs of this second; give a folder by --out")
 
 
 def write_report(folder: Path) -> int:
@@ -103,8 +119,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         said = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if said["scale"] not in SCALES or not isinstance(said["rooms"], list):
-            raise ValueError("unknown scale or rooms")
+        if said["scale"] not in SCALES:
+            raise ValueError(f"unknown scale {said['scale']!r}")
+        if not said["rooms"] or not all(isinstance(name, str) for name in said["rooms"]):
+            raise ValueError("its rooms are no names")
+        if said["seeds"] is not None and (type(said["seeds"]) is not int or said["seeds"] < 1):
+            raise ValueError("its seeds are no number")
         return {"rooms": said["rooms"], "scale": said["scale"], "seeds": said["seeds"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no run of aisec reproduce ({error})") from None
@@ -148,5 +168,5 @@ def _result(folder: Path, room: Room, study: Study | None, broken: str) -> RoomR
             judgements=judge(study, outcomes_of(records)),
             records=records,
         )
-    except ValueError as error:
-        return RoomResult(name=room.name, broken=str(error))
+    except Exception as error:  # whatever a third party's study does, the other rooms get their rows
+        return RoomResult(name=room.name, broken=str(error) or type(error).__name__)

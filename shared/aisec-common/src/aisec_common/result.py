@@ -56,7 +56,13 @@ def write_record(folder: Path, record: Record, samples: Mapping[str, Mapping[str
     """Writes samples, then the record: a record on disk always means a finished trial."""
     path = record_path(folder, record.room, record.arm, record.seed)
     write_atomic(path.with_suffix(".jsonl"), samples_text(samples))
-    write_atomic(path, json.dumps(finite(asdict(record)), indent=1, sort_keys=True, allow_nan=False) + "\n")
+    content = finite(asdict(record))
+    content["sha256"] = _digest(content)
+    write_atomic(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return text_hash(json.dumps({k: v for k, v in content.items() if k != "sha256"}, sort_keys=True))
 
 
 def samples_text(samples: Mapping[str, Mapping[str, Any]]) -> str:
@@ -80,6 +86,8 @@ def read_record(path: Path) -> tuple[Record, Outcome]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
             raise ValueError(f"not a record of schema {SCHEMA}")
+        if content["sha256"] != _digest(content):
+            raise ValueError("its numbers were changed")
         content["metrics"] = {k: math.nan if v is None else float(v) for k, v in content["metrics"].items()}
         record = Record(**{field.name: content[field.name] for field in fields(Record)})
         text = path.with_suffix(".jsonl").read_text(encoding="utf-8")
@@ -105,18 +113,19 @@ def read_records(folder: Path, room: str) -> Records:
     """All records of one room below `folder`, as {seed: {arm: (record, outcome)}}, seeds in order.
 
     Raises:
-        ValueError: if a file is not a record, or records of several scales are mixed.
+        ValueError: if a file is not a record, or records of several scales, settings or codes are mixed.
     """
     found: dict[int, dict[str, tuple[Record, Outcome]]] = {}
-    scales = set()
+    made: dict[str, set[str]] = {"scale": set(), "config": set(), "code": set()}
     for path in sorted((folder / room).glob("*/seed-*.json")):
         record, outcome = read_record(path)
         if path != record_path(folder, room, record.arm, record.seed) or record.room != room:
             raise ValueError(f"{path}: says it is {record.room}/{record.arm} of seed {record.seed}; move it back")
-        scales.add(record.scale)
+        for name, seen in made.items():
+            seen.add(json.dumps(getattr(record, name), sort_keys=True))
         found.setdefault(record.seed, {})[record.arm] = record, outcome
-    if len(scales) > 1:
-        raise ValueError(f"{folder / room}: mixes the scales {', '.join(sorted(scales))}; keep one a folder")
+    if mixed := [name for name, seen in made.items() if len(seen) > 1]:
+        raise ValueError(f"{folder / room}: mixes records of more than one {' and '.join(mixed)}; keep one a folder")
     return dict(sorted(found.items()))
 
 

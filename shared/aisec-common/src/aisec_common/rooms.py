@@ -86,7 +86,7 @@ def installed_rooms() -> list[Room]:
 
 
 def choose_rooms(names: list[str]) -> list[Room]:
-    """The installed rooms called `names`, in that order; all of them if `names` is empty.
+    """The installed rooms called `names`, each once, in that order; all of them if `names` is empty.
 
     Raises:
         ValueError: if a name is unknown or no room is installed.
@@ -97,7 +97,7 @@ def choose_rooms(names: list[str]) -> list[Room]:
     for name in names:
         if name not in rooms:
             raise ValueError(f"room {name!r} is not installed; installed: {', '.join(rooms)}")
-    return [rooms[name] for name in names] if names else list(rooms.values())
+    return [rooms[name] for name in dict.fromkeys(names)] if names else list(rooms.values())
 
 
 def _studies(distribution: Distribution) -> list[EntryPoint]:

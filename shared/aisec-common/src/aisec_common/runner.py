@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from aisec_common.env import command
 from aisec_common.result import read_records
@@ -64,7 +66,17 @@ def plan(
             open_arms = tuple(arm for arm in study.runnable_arms() if arm not in records.get(seed, {}))
             done += len(study.runnable_arms()) - len(open_arms)
             if open_arms:
-                tasks.append(Task(room=room, scale=scale, seed=seed, arms=open_arms, folder=folder, command=command()))
+                tasks.append(
+                    Task(
+                        room=room,
+                        scale=scale,
+                        seed=seed,
+                        arms=open_arms,
+                        conditions=known,
+                        folder=folder,
+                        command=command(),
+                    )
+                )
     return tasks, done
 
 
@@ -94,6 +106,19 @@ def run(
         pool.close()
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back while a worker is born: it inherits the mask, so only the parent ever answers."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @dataclass
 class _Worker:
     process: BaseProcess
@@ -101,7 +126,6 @@ class _Worker:
     task: Task | None = None
     arm: str = ""
     fraction: float = 0.0
-    finished: int = 0
 
 
 @dataclass
@@ -119,11 +143,16 @@ class _Pool:
             self._hire()
         while any(worker.task for worker in self.workers):
             self._tell()
-            for ready in wait([worker.connection for worker in self.workers], timeout=1.0):
-                worker = next(worker for worker in self.workers if worker.connection is ready)
+            # a dead worker's pipe may stay open in a process that its trial started: watch the process itself too
+            events: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
+            events |= {worker.process.sentinel: worker for worker in self.workers}
+            for worker in {id(events[ready]): events[ready] for ready in wait(list(events), timeout=1.0)}.values():
                 try:
-                    self._hear(worker, worker.connection.recv())
-                except (EOFError, ConnectionResetError):
+                    if worker.connection.poll():
+                        self._hear(worker, worker.connection.recv())
+                    else:
+                        self._bury(worker)
+                except (EOFError, OSError):
                     self._bury(worker)
         self._tell()
         return self.failures
@@ -137,8 +166,9 @@ class _Pool:
     def _hire(self) -> None:
         context = multiprocessing.get_context("spawn")  # fork is unsafe once torch or OpenMP threads run
         connection, other = context.Pipe()
-        process = context.Process(target=serve, args=(other,), daemon=True)
-        process.start()
+        process = context.Process(target=serve, args=(other,))  # no daemon: a trial may start processes of its own
+        with _interrupts_held():
+            process.start()
         other.close()
         worker = _Worker(process, connection)
         self.workers.append(worker)
@@ -146,7 +176,7 @@ class _Pool:
 
     def _give(self, worker: _Worker) -> None:
         worker.task = self.waiting.pop(0) if self.waiting else None
-        worker.finished, worker.fraction, worker.arm = 0, 0.0, ""
+        worker.fraction, worker.arm = 0.0, ""
         if worker.task:
             with suppress(BrokenPipeError):  # a dead worker is buried when its pipe is read
                 worker.connection.send(worker.task)
@@ -154,7 +184,6 @@ class _Pool:
     def _hear(self, worker: _Worker, message: Message) -> None:
         worker.arm, worker.fraction = message.arm, message.fraction
         if message.kind == "finished":
-            worker.finished += 1
             self.done += 1
         elif message.kind == "failed":
             self._fail(worker, message.error)
@@ -162,6 +191,7 @@ class _Pool:
             self._give(worker)
 
     def _bury(self, worker: _Worker) -> None:
+        worker.process.kill()
         worker.process.join()
         if worker.task:
             code = worker.process.exitcode

@@ -10,15 +10,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-# Measured at 3 / 5 / 8 normal effects: the percentile bootstrap covers 75 / 84 / 89 % instead of 95 %.
-BOOTSTRAP_FROM = 20
+# The percentile bootstrap covers 76 / 85 / 88 / 92 % instead of 95 % at 3 / 5 / 8 / 20 normal effects, and at 20 also
+# 97.1 % instead of 99 %, a level that Holm asks for; Student's t keeps to each of them (1,500 simulations).
+BOOTSTRAP_FROM = 200
 RESAMPLES = 10_000
 
 
 class PairedMean:
     """The mean of n paired effects with its two-sided interval and p-value.
 
-    Below 20 effects both come from Student's t, mean +- t_(n-1) s / sqrt(n); from 20 on from the percentile bootstrap
+    Below 200 effects both come from Student's t, mean +- t_(n-1) s / sqrt(n); from 200 on from the percentile bootstrap
     over the effects (10,000 resamples, fixed seed, so that a report can be rebuilt to the digit).
 
     Args:

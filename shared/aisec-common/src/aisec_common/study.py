@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -62,7 +64,10 @@ class Extra:
     @property
     def installed(self) -> bool:
         """Whether every module is there, found without importing one."""
-        return all(importlib.util.find_spec(module) is not None for module in self.modules)
+        try:
+            return all(importlib.util.find_spec(module) is not None for module in self.modules)
+        except ModuleNotFoundError:  # the parent of a dotted name is absent
+            return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,12 @@ class Claim:
             raise ValueError(f"{said}: control is missing: name the arm whose key part is replaced")
         if self.margin < 0 and self.control is not None:
             raise ValueError(f"{said}: margin < 0 is non-inferiority and takes no control")
+        if self.arm in (self.over, self.control):
+            raise ValueError(f"{said}: arm {self.arm!r} cannot be its own over or control")
+        if self.control is not None and self.control == self.over:
+            raise ValueError(f"{said}: control and over are the same arm, so the control would decide nothing")
+        if not math.isfinite(self.margin):
+            raise ValueError(f"{said}: margin must be a number, not {self.margin}")
         if self.unit not in ("seed", "sample"):
             raise ValueError(f"{said}: unit must be 'seed' or 'sample', not {self.unit!r}")
 
@@ -142,7 +153,9 @@ class Study:
         arms: names of the method, its switch-offs, baselines and controls.
         scales: settings of "quick", "standard" and "full".
         claims: what the paper says.
-        prepare: (seed, scale) -> what the arms of one seed share; called once per seed, in the process that runs them.
+        prepare: (seed, scale) -> what the arms of one seed share; called once per seed in the process that runs them,
+            and again on resume: it and `trial` draw from `aisec_common.seeding`, never from a global generator, and
+            no arm changes what another reads.
         figures: functions of {seed: {arm: Outcome}} that draw a matplotlib figure.
         extras: arms that need an optional extra.
 
@@ -162,6 +175,8 @@ class Study:
     def __post_init__(self) -> None:
         if len(set(self.arms)) != len(self.arms) or not self.arms:
             raise ValueError(f"study {self.room!r}: arms must be distinct and at least one, not {self.arms}")
+        if odd := [arm for arm in self.arms if not re.fullmatch(r"[\w.=+-]+", arm)]:
+            raise ValueError(f"study {self.room!r}: arm {odd[0]!r} must be letters, digits and _.=+-")
         if missing := [name for name in SCALES if name not in self.scales]:
             raise ValueError(f"study {self.room!r}: scales lacks {', '.join(missing)}")
         for claim in self.claims:

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-
 from aisec_common.imports import misplaced_imports, undeclared_imports
+from aisec_common.result import read_records
 from aisec_common.rooms import Room, choose_rooms
+from aisec_common.runner import plan, run
 from aisec_common.study import Claim, Outcome, Study
 from aisec_common.verdict import judge
 
@@ -73,12 +74,13 @@ class RoomContract:
     Attributes:
         room: the room's short name.
         wrong_inputs: (call, words) pairs: the call must raise a ValueError or TypeError of one line with those words.
-        plants: for claims with their own `effect`: claim text -> {metric: direction} by which the claim becomes true.
+        plants: for claims with their own `effect`: claim text -> {metric: (usual value, spread)}, the spread negative
+            where a lower value makes the claim true.
     """
 
     room: ClassVar[str]
     wrong_inputs: ClassVar[Sequence[tuple[Callable[[], object], str]]] = ()
-    plants: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    plants: ClassVar[Mapping[str, Mapping[str, tuple[float, float]]]] = {}
 
     @property
     def _room(self) -> Room:
@@ -108,6 +110,7 @@ class RoomContract:
 
         text = readme.read_text(encoding="utf-8")
         assert "<!-- aisec:card -->" in text
+        assert "<!-- aisec:results " in text or not (self._project / "records").exists()
         assert refresh(readme, self._room) == text, f"run: aisec report --readme {self._project.name}/README.md"
 
     def test_frameworks_stay_in_their_adapters(self) -> None:
@@ -163,7 +166,7 @@ class RoomContract:
         """All arms on one shared model with independent noise: nothing holds, wherever the shared model stands."""
         study = self._room.load()
         for claim in study.claims:
-            for level in (0.0, claim.margin + 10.0):
+            for level in (0.0,) if claim.margin < 0 else (0.0, claim.margin + 10.0):
                 assert verdict_of(study, claim, self._made_up(study, claim, level, 0.0)) != "holds", claim.text
 
     def test_a_planted_effect_holds(self) -> None:
@@ -172,16 +175,29 @@ class RoomContract:
         for claim in study.claims:
             assert verdict_of(study, claim, self._made_up(study, claim, 0.0, 3.0)) == "holds", claim.text
 
+    @pytest.mark.slow
+    def test_a_seed_gives_the_same_numbers_arm_by_arm(self, tmp_path: Path) -> None:
+        """What resuming rests on: each arm in a process of its own gives what one process gives to all."""
+        room, study = self._room, self._room.load()
+        whole, parts = tmp_path / "whole", tmp_path / "parts"
+        (task,), _ = plan({room: study}, whole, "quick", seeds=1)
+        each = [replace(task, arms=(arm,), folder=parts) for arm in task.arms]
+        assert run([task, *each]) == []
+        found = {
+            folder.name: {arm: dict(record.metrics) for arm, (record, _) in read_records(folder, room.name)[0].items()}
+            for folder in (whole, parts)
+        }
+        assert str(found["whole"]) == str(found["parts"])  # as text, in which NaN equals NaN
+
     def _made_up(
         self, study: Study, claim: Claim, level: float, standard_errors: float
     ) -> dict[int, dict[str, Outcome]]:
         if claim.effect is not None:
             assert claim.text in self.plants, f"name the metrics of {claim.text!r} in plants"
-            directions = self.plants[claim.text]
-        else:
-            assert claim.metric is not None
-            directions = {claim.metric: -1.0 if claim.lower_is_better else 1.0}
-        return made_up_outcomes(study, claim, directions, level, standard_errors)
+            return made_up_outcomes(study, claim, self.plants[claim.text], standard_errors)
+        assert claim.metric is not None
+        metrics = {claim.metric: (level, -1.0 if claim.lower_is_better else 1.0)}
+        return made_up_outcomes(study, claim, metrics, standard_errors)
 
 
 def verdict_of(study: Study, claim: Claim, outcomes: Mapping[int, Mapping[str, Outcome]]) -> str:
@@ -190,13 +206,14 @@ def verdict_of(study: Study, claim: Claim, outcomes: Mapping[int, Mapping[str, O
 
 
 def made_up_outcomes(
-    study: Study, claim: Claim, directions: Mapping[str, float], level: float, standard_errors: float
+    study: Study, claim: Claim, metrics: Mapping[str, tuple[float, float]], standard_errors: float
 ) -> dict[int, dict[str, Outcome]]:
     """Outcomes in which only the claim's arm differs, by a known number of standard errors of a paired difference.
 
-    Every arm gets noise of mean exactly 0 and spread exactly 1 over the pairs, orthogonal to that of every other arm,
-    so that the t value of each paired difference is the planted one and no verdict here is a matter of luck. At 0 the
-    arm stands where the claim is just not true: level with the rest, or at a negative margin below them.
+    Each metric has its usual value and, over the pairs, a spread. Every arm gets noise of mean exactly 0 and spread
+    exactly 1 over the pairs, orthogonal to that of every other arm, so that the t value of each paired difference is
+    the planted one and no verdict here is a matter of luck. At 0 the arm stands where the claim is just not true:
+    level with the rest, or at a negative margin below them.
     """
     import numpy as np
 
@@ -204,10 +221,14 @@ def made_up_outcomes(
     basis = np.random.default_rng(0).normal(size=(n, len(study.arms) + 1))
     basis[:, 0] = 1
     noise = np.linalg.qr(basis)[0][:, 1:] * (n - 1) ** 0.5
-    shift = standard_errors * (2 / n) ** 0.5 + (claim.margin if standard_errors or claim.margin < 0 else 0.0)
+    shift = standard_errors * (2 / n) ** 0.5
+    if claim.effect is None and (standard_errors or claim.margin < 0):
+        shift += claim.margin
     pairs = [
         {
-            arm: {m: level + noise[i, k] + (d * shift if arm == claim.arm else 0.0) for m, d in directions.items()}
+            arm: {
+                m: usual + spread * (noise[i, k] + shift * (arm == claim.arm)) for m, (usual, spread) in metrics.items()
+            }
             for k, arm in enumerate(study.arms)
         }
         for i in range(n)

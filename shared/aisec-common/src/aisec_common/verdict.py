@@ -11,6 +11,7 @@ from aisec_common.stats import PairedMean, holm_levels
 from aisec_common.study import Claim, Metrics, Outcome, Study
 
 Verdict = Literal["holds", "undecided", "fails", "skipped"]
+ROUNDING = 1e-12  # effects that differ by no more of the values they come from are the same effect
 Outcomes = Mapping[int, Mapping[str, Outcome]]
 
 
@@ -67,32 +68,59 @@ def judge(study: Study, outcomes: Outcomes) -> list[Judgement]:
     ]
 
 
-def _pairs(study: Study, claim: Claim, outcomes: Outcomes) -> list[Mapping[str, Metrics]] | str:
-    """One {arm: metrics} per pair of the claim's unit, or why there is none."""
-    needed = set(study.runnable_arms()) if claim.effect else {claim.arm, claim.over, claim.control} - {None}
-    if absent := sorted(f"{arm} of seed {seed}" for seed, arms in outcomes.items() for arm in needed - set(arms)):
-        return f"no outcome for {', '.join(absent[:3])}{' and others' if len(absent) > 3 else ''}"
+def _pairs(study: Study, claim: Claim, outcomes: Outcomes) -> list[Mapping[str, Metrics]]:
+    """One {arm: metrics} per pair of the claim's unit; _Undecidable says why there is none."""
+    measured = {arm for arms in outcomes.values() for arm in arms}
+    needed = measured if claim.effect else {claim.arm, claim.over, claim.control} - {None}
+    absent = sorted({(arm, seed) for seed, arms in outcomes.items() for arm in needed - set(arms) if arm})
+    if extra := study.missing_extra(*(arm for arm, _ in absent), *(() if outcomes else needed)):
+        raise _Undecidable(f"needs [{extra}]", skipped=True)
+    if absent:
+        named = ", ".join(f"{arm} of seed {seed}" for arm, seed in absent[:3])
+        raise _Undecidable(f"no outcome for {named}{' and others' if len(absent) > 3 else ''}")
+    if not outcomes:
+        raise _Undecidable("nothing was run")
     if claim.unit == "seed":
         return [{arm: outcome.metrics for arm, outcome in outcomes[seed].items()} for seed in sorted(outcomes)]
     samples = {arm: outcome.samples for arm, outcome in outcomes[min(outcomes)].items() if arm in needed}
     ids: Sequence[str] = list(samples[claim.arm])
     if any(set(of_arm) != set(ids) for of_arm in samples.values()):
-        return "the arms were not measured on the same samples"
+        raise _Undecidable("the arms were not measured on the same samples")
     return [{arm: of_arm[id] for arm, of_arm in samples.items()} for id in ids]
 
 
+class _Undecidable(Exception):
+    def __init__(self, reason: str, *, skipped: bool = False) -> None:
+        super().__init__(reason)
+        self.verdict: Verdict = "skipped" if skipped else "undecided"
+
+
+def _effects(study: Study, claim: Claim, pairs: Sequence[Mapping[str, Metrics]], arm: str | None = None) -> list[float]:
+    """The effect of each pair; what is no number, in the metrics or by division, comes out as NaN."""
+    effects = []
+    for metrics in pairs:
+        try:
+            effects.append(claim.effect_of(metrics, arm))
+        except KeyError as error:
+            if extra := study.missing_extra(str(error.args[0])):
+                raise _Undecidable(f"needs [{extra}]", skipped=True) from None
+            raise _Undecidable(f"{error} was not measured") from None
+        except (TypeError, ArithmeticError):  # a sample that was NaN comes back from JSON as None
+            effects.append(math.nan)
+    return effects
+
+
 def _evidence(study: Study, claim: Claim, outcomes: Outcomes) -> _Evidence | Judgement:
-    if extra := study.missing_extra(claim.arm, claim.over, claim.control):
-        return Judgement(claim=claim, verdict="skipped", reason=f"needs [{extra}]")
-    pairs = _pairs(study, claim, outcomes) if outcomes else "nothing was run"
-    if isinstance(pairs, str):
-        return Judgement(claim=claim, verdict="undecided", reason=pairs)
-    effects = [claim.effect_of(metrics) for metrics in pairs]
-    controls = [claim.effect_of(metrics, claim.control) for metrics in pairs] if claim.control else []
-    n = len(pairs)
-    known: dict[str, Any] = {"claim": claim, "verdict": "undecided", "n": n}
+    known: dict[str, Any] = {"claim": claim, "verdict": "undecided"}
+    try:
+        pairs = _pairs(study, claim, outcomes)
+        effects = _effects(study, claim, pairs)
+        controls = _effects(study, claim, pairs, claim.control) if claim.control else []
+    except _Undecidable as why:
+        return Judgement(claim=claim, verdict=why.verdict, reason=str(why))
+    n = known["n"] = len(pairs)
     if bad := sum(not math.isfinite(x) for x in [*effects, *controls]):
-        return Judgement(**known, reason=f"{bad} of {n} {claim.unit}s gave no number")
+        return Judgement(**known, reason=f"{bad} of {len(effects) + len(controls)} effects are no number")
     if n:
         known["effect"] = sum(effects) / n
     if controls:
@@ -101,11 +129,18 @@ def _evidence(study: Study, claim: Claim, outcomes: Outcomes) -> _Evidence | Jud
         return Judgement(**known, reason=f"{_count(n, claim)} too few{_more(study, claim, n)}")
     effect = PairedMean(effects)
     lead = PairedMean([a - c for a, c in zip(effects, controls, strict=True)]) if controls else None
-    if effect.spread == 0:
+    rounding = ROUNDING * max(map(abs, [*effects, *controls, *_raw(claim, pairs)]))
+    if effect.spread <= rounding:
         return Judgement(**known, reason=f"no spread over the {claim.unit}s")
-    if lead is not None and lead.spread == 0:
-        return Judgement(**known, reason="the control does as well" if lead.mean == 0 else "no spread")
+    if lead is not None and lead.spread <= rounding:
+        return Judgement(**known, reason="the control does as well" if lead.mean <= rounding else "no spread")
     return _Evidence(effect, PairedMean(controls) if controls else None, lead, claim.margin)
+
+
+def _raw(claim: Claim, pairs: Sequence[Mapping[str, Metrics]]) -> list[float]:
+    """The values whose differences the effects are: rounding goes by their size."""
+    arms = [arm for arm in (claim.arm, claim.over, claim.control) if arm]
+    return [metrics[arm][claim.metric] for metrics in pairs for arm in arms] if claim.metric else []
 
 
 def _decide(claim: Claim, found: _Evidence, level: float, study: Study) -> Judgement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aisec_common import env
-from aisec_common.result import Record, samples_text, text_hash, write_record
+from aisec_common.result import Record, finite, samples_text, text_hash, write_record
 from aisec_common.rooms import Room
 from aisec_common.study import ScaleName, Study, content_hash
 
@@ -32,6 +33,7 @@ class Task:
     scale: ScaleName
     seed: int
     arms: tuple[str, ...]
+    conditions: Mapping[str, Any]
     folder: Path
     command: str
 
@@ -57,7 +59,7 @@ class _Log:
     told: float = 0.0
 
     def sample(self, id: str, **values: Any) -> None:
-        if id in self.samples:
+        if str(id) in self.samples:
             raise ValueError(f"sample id {id!r} was logged twice in arm {self.arm}")
         self.samples[str(id)] = values
 
@@ -71,13 +73,18 @@ class _Log:
 
 
 def conditions(room: Room, study: Study, scale: ScaleName) -> dict[str, Any]:
-    """What must agree before a finished record counts on resume."""
-    return {"room": room.name, "scale": scale, "config": config(study, scale), "code": env.code_hash(room.package)}
+    """What must agree before a finished record counts on resume: room, settings, code and versions.
 
-
-def config(study: Study, scale: ScaleName) -> dict[str, Any]:
-    """The settings of a scale but for the number of seeds, which may grow on resume."""
-    return {name: value for name, value in asdict(study.scales[scale]).items() if name != "seeds"}
+    The number of seeds is no setting: it may grow. `code` covers the room's package and aisec-common.
+    """
+    settings = {name: value for name, value in asdict(study.scales[scale]).items() if name != "seeds"}
+    return {
+        "room": room.name,
+        "scale": scale,
+        "config": json.loads(json.dumps(finite(settings))),  # as a record gives it back: tuples are lists there
+        "code": env.code_hash(room.package, Path(__file__).parent),
+        "versions": env.versions(room.distribution),
+    }
 
 
 def serve(connection: Connection) -> None:
@@ -102,20 +109,22 @@ def _run(task: Task, connection: Connection) -> None:
         study = task.room.load()
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
+        if conditions(task.room, study, task.scale) != task.conditions:
+            raise RuntimeError("code or versions changed while the run was going on; start it again")
         scale = study.scales[task.scale]
         prepared = study.prepare(task.seed, scale) if study.prepare else None
-        known = conditions(task.room, study, task.scale)
         for arm in task.arms:
-            _trial(task, study, arm, prepared, known, connection)
+            _trial(task, study, arm, prepared, connection)
     except BrokenPipeError:
         os._exit(1)  # the parent is gone
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(last.filename).name}:{last.lineno}"
-        connection.send(Message(kind="failed", arm=arm, error=f"{type(error).__name__}: {error} ({where})"))
+        text = " ".join(f"{type(error).__name__}: {error} ({where})".split())
+        connection.send(Message(kind="failed", arm=arm, error=text))
 
 
-def _trial(task: Task, study: Study, arm: str, prepared: Any, known: Mapping[str, Any], connection: Connection) -> None:
+def _trial(task: Task, study: Study, arm: str, prepared: Any, connection: Connection) -> None:
     log = _Log(connection, arm)
     connection.send(Message(kind="moved", arm=arm))
     env.reset_peak_memory()
@@ -127,11 +136,10 @@ def _trial(task: Task, study: Study, arm: str, prepared: Any, known: Mapping[str
     except (AttributeError, TypeError, ValueError):
         raise TypeError(f"trial of arm {arm!r} must return a mapping of numbers, not {metrics!r}") from None
     record = Record(
-        **known,
+        **task.conditions,
         arm=arm,
         seed=task.seed,
         metrics=metrics,
-        versions=env.versions(task.room.distribution),
         data=log.hashes,
         seconds=round(seconds, 3),
         peak_memory_mib=env.peak_memory_mib(),

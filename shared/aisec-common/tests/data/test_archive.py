@@ -4,7 +4,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data.archive import copy_member
 
 

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data import DataSpec
 from aisec_common.data.cache import (
     MANIFEST,

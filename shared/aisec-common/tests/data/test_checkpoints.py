@@ -7,7 +7,6 @@ import pydoc_data.topics
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data import checkpoint_path, fetch, known
 
 torch = pytest.importorskip("torch")

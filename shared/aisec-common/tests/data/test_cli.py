@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data import DataSpec, cli, fetching, known
 from aisec_common.data.cli import add_data_verbs
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data import DataSpec, FetchError, checkpoint_path, fetch, fetching, is_fetched
 from aisec_common.data.cache import entry, tree_sha256
 

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data import pip_wheel
 from aisec_common.data.pip_wheel import download_wheel, pip_command
 

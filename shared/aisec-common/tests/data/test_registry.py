@@ -3,7 +3,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from aisec_common.data import checkpoint_path, data_folder, is_fetched, known, model_path
 from aisec_common.data.cache import entry, write_manifest
 from aisec_common.data.registry import spec_of

@@ -7,10 +7,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
-from torch import Tensor  # noqa: E402
-
 from aisec_common.torch.hf_tiny_lm import tiny_lm, train_tiny_lm  # noqa: E402
 from aisec_common.torch.hf_tokenizer import word_tokenizer  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 BOTH = pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 

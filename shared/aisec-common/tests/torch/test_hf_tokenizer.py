@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers")
-from transformers import AutoTokenizer
-
 from aisec_common.torch.hf_tokenizer import SPECIALS, bpe_tokenizer, word_tokenizer
+from transformers import AutoTokenizer
 
 WORDS = [f"e{i}" for i in range(20)]
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import pytest
 
 torch = pytest.importorskip("torch")
-from torch import Tensor, nn  # noqa: E402
-
 from aisec_common.torch.hooks import capture, edit  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
 
 
 class Block(nn.Module):

@@ -8,6 +8,7 @@ import shutil
 import sys
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -97,7 +98,7 @@ def _download(spec: DataSpec, work: Path, report: Progress) -> Path:
             got = _from_source(
                 spec, source, folder, lambda done: report("download", min(done, spec.size - 1), spec.size)
             )
-        except OSError as failed:
+        except (OSError, HTTPException) as failed:
             failures.append(f"{source}: {failed}")
             continue
         digest = tree_sha256(got) if got.is_dir() else sha256(got)
