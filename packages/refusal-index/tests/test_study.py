@@ -4,12 +4,13 @@ from functools import partial
 
 import numpy as np
 import pytest
-
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
 from aisec_common.verdict import judge
+
 from refusal_index import hf_fact_model
+from refusal_index.hf_fact_model import REFUSED
 from refusal_index.study import ERROR_RATE, REFUSAL_RATES, RHO, STUDY, latent_respondent, metrics_by_refusal_rate, trial
 
 
@@ -62,9 +63,47 @@ def test_every_arm_of_layer_b_runs_the_two_passes_on_both_model_classes(monkeypa
     scale = replace(STUDY.scales["full"], steps=5, samples=2)
     shared = STUDY.prepare(0, scale)
     found = {arm: trial(arm, shared, 0, scale, Log()) for arm in ("aware", "unaware", "permuted")}
-    assert set(shared.trained) == {(aware, kind) for aware in (True, False) for kind in ("llama", "gpt2")}
+    assert set(shared.answered) == {(aware, kind) for aware in (True, False) for kind in ("llama", "gpt2")}
     assert {"ri", "ri_gpt2", "sampled_spearman", "sampled_auroc_gpt2"} <= set(found["aware"])
     assert "sampled_spearman" not in found["permuted"]
+
+
+class Oracle:
+    """Refuses just what the labels say; knows just what was mentioned."""
+
+    def __init__(self, facts, **_):
+        self.facts, self.asked = facts, []
+        self.rank = {prompt.name: k for k, prompt in enumerate(facts.prompts)}
+
+    def __call__(self, texts):
+        self.asked += texts
+        return [self.answer(*text.split()) for text in texts]
+
+    def answer(self, prompt, question):
+        i = int(question[1:])
+        if prompt in self.rank and self.facts.refuse[i, self.rank[prompt]]:
+            return REFUSED
+        return f"<answer> {self.facts.golds[i] if self.facts.mentioned[i] else 'nothing'} </answer>"
+
+
+def test_layer_b_counts_the_held_out_pairs_and_its_control_permutes_nothing_but_the_refusals(monkeypatch):
+    monkeypatch.setattr(hf_fact_model, "respondent", Oracle)
+    shared, logs = STUDY.prepare(5, STUDY.scales["quick"]), {"aware": Log(), "permuted": Log()}
+    scores = {arm: trial(arm, shared, 5, STUDY.scales["quick"], log) for arm, log in logs.items()}
+    facts = hf_fact_model.Facts(seed=5)
+    wrong = facts.mentioned == 0
+    for k, prompt in enumerate(facts.prompts):
+        mine, control = (logs[arm].samples[prompt.name] for arm in ("aware", "permuted"))
+        kept = facts.held_out[:, k]
+        assert mine["n11"] == (facts.refuse[:, k] & wrong)[kept].sum()
+        assert mine["n10"] == (facts.refuse[:, k] & ~wrong)[kept].sum()
+        assert mine["n11"] + mine["n10"] + mine["n01"] + mine["n00"] == kept.sum()
+        assert mine["r"] == control["r"]
+        assert mine["n11"] + mine["n01"] == control["n11"] + control["n01"]
+        assert mine["ri_low"] <= mine["ri"] <= mine["ri_high"]
+    assert scores["aware"]["ri"] > 0.8
+    assert abs(scores["permuted"]["ri"]) < 0.1
+    assert len(shared.answered) == 1
 
 
 @pytest.mark.slow

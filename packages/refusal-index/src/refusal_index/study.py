@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from aisec_common import Claim, Extra, Outcome, Scale, Study, TrialLog
+from aisec_common.seeding import numpy_rng
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from aisec_common import Claim, Extra, Outcome, Scale, Study, TrialLog
-from aisec_common.seeding import numpy_rng
 from refusal_index import metrics
+from refusal_index.estimate import refusal_index
 from refusal_index.stability import coefficient_of_variation
 from refusal_index.table import cell_counts
-from refusal_index.tetrachoric import ri_from_rho, tetrachoric
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,23 +42,34 @@ class RefusalScale(Scale):
     samples: int = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """A trained model and what it did: refused and wrong, per prompt, on the entities held out under that prompt."""
+
+    facts: Facts
+    model: HFGenerate
+    refused: list[Flags]
+    wrong: list[Flags]
+
+
 @dataclass
 class Respondents:
-    """The language models of one seed, each trained when the first arm asks for it."""
+    """The language models of one seed, each trained and asked once, when the first arm needs it."""
 
     seed: int
-    trained: dict[tuple[bool, Architecture], tuple[Facts, HFGenerate]] = field(default_factory=dict)
+    answered: dict[tuple[bool, Architecture], Answered] = field(default_factory=dict)
 
-    def get(self, aware: bool, architecture: Architecture, steps: int, log: TrialLog) -> tuple[Facts, HFGenerate]:
-        """The facts, and a generate callable of the model that learned them."""
+    def get(self, aware: bool, architecture: Architecture, steps: int, log: TrialLog) -> Answered:
+        """The answers of one model; `aware` and its control `permuted` share them."""
         from refusal_index.hf_fact_model import Facts, respondent
 
         key = aware, architecture
-        if key not in self.trained:
+        if key not in self.answered:
             facts = Facts(seed=self.seed)
             model = respondent(facts, aware=aware, steps=steps, architecture=architecture, progress=log.progress)
-            self.trained[key] = facts, model
-        return self.trained[key]
+            refused, wrong = _two_passes(facts, model)
+            self.answered[key] = Answered(facts=facts, model=model, refused=refused, wrong=wrong)
+        return self.answered[key]
 
 
 def prepare(seed: int, scale: RefusalScale) -> Respondents:
@@ -77,13 +89,13 @@ def trial(arm: str, shared: Respondents, seed: int, scale: RefusalScale, log: Tr
     found: dict[str, float] = {}
     for architecture in scale.architectures:
         suffix = "" if architecture == "llama" else f"_{architecture}"
-        facts, generate = shared.get(arm != "unaware", architecture, scale.steps, log)
-        log.data("facts", np.concatenate([facts.answer, facts.mentioned]))
-        names = [f"{prompt.name}{suffix}" for prompt in facts.prompts]
-        refused, wrong = _two_passes(facts, generate)
-        scored = _scores(names, refused, wrong, numpy_rng(seed, arm) if arm == "permuted" else None, log)
+        asked = shared.get(arm != "unaware", architecture, scale.steps, log)
+        log.data("facts", np.concatenate([asked.facts.answer, asked.facts.mentioned]))
+        names = [f"{prompt.name}{suffix}" for prompt in asked.facts.prompts]
+        permute = numpy_rng(seed, arm) if arm == "permuted" else None
+        scored = _scores(names, asked.refused, asked.wrong, permute, log)
         if scale.samples and arm != "permuted":
-            scored |= _reference(facts, generate, scale.samples)
+            scored |= _reference(asked.facts, asked.model, scale.samples)
         found |= {f"{name}{suffix}": value for name, value in scored.items()}
     return found
 
@@ -121,8 +133,11 @@ def _scores(
         refused = [permute.permutation(flags) for flags in refused]
     counts = np.stack([cell_counts(r, w) for r, w in zip(refused, wrong, strict=True)])
     c, r = metrics.correct_rate(counts), metrics.refusal_rate(counts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a small or empty cell shows in the interval
+        indices = [refusal_index(counts=cells) for cells in counts]
     values = {
-        "ri": ri_from_rho(tetrachoric(counts)),
+        "ri": np.array([index.ri for index in indices]),
         "c": c,
         "ca": metrics.correct_given_attempted(c, r),
         "f": metrics.f_score(c, r),
@@ -130,7 +145,9 @@ def _scores(
     }
     for k, prompt in enumerate(prompts):
         cells = dict(zip(("n11", "n10", "n01", "n00"), counts[k], strict=True))
-        log.sample(prompt, r=r[k], **{name: value[k] for name, value in values.items()}, **cells)
+        low, high = indices[k].ci
+        scores = {name: value[k] for name, value in values.items()}
+        log.sample(prompt, r=r[k], **scores, ri_low=low, ri_high=high, **cells)
     cv = {name: float(coefficient_of_variation(value)) for name, value in values.items()}
     steady = {name: min(value, WORST_CV) for name, value in cv.items()}
     return {
@@ -160,29 +177,40 @@ def _reference(facts: Facts, generate: HFGenerate, samples: int) -> dict[str, fl
 
 
 def metrics_by_refusal_rate(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
-    """RI and F of every arm against the refusal rate of the prompt; one thin line per seed."""
+    """RI and F of every arm against the refusal rate of the prompt: a line per seed, the first with its intervals."""
     from matplotlib.figure import Figure
 
-    layers = (
-        ("latent respondents", ("latent", "latent_permuted")),
-        ("trained models", ("aware", "unaware", "permuted")),
-    )
-    shown = [(title, arms) for title, arms in layers if any(arms[0] in by_arm for by_arm in outcomes.values())]
+    trained = ("aware", "unaware", "permuted")
+    layers = (("latent", "", ("latent", "latent_permuted")), ("Llama", "", trained), ("GPT-2", "_gpt2", trained))
+    shown = [layer for layer in layers if any(_points(by_arm, layer[2][0], layer[1]) for by_arm in outcomes.values())]
     figure = Figure(figsize=(3.4 * len(shown), 5), layout="constrained")
     panels = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row")
-    for column, (title, arms) in zip(panels.T, shown, strict=True):
+    for column, (title, suffix, arms) in zip(panels.T, shown, strict=True):
         column[0].set_title(title)
+        column[-1].set_xlabel("refusal rate")
         for axes, metric, label in zip(column, ("ri", "f"), ("Refusal Index", "F-score"), strict=True):
             axes.set_ylabel(label)
+            axes.axhline(0, color="grey", linewidth=0.5)
             for k, arm in enumerate(arms):
                 for i, by_arm in enumerate(outcomes.values()):
-                    points = [s for name, s in by_arm[arm].samples.items() if "_" not in name] if arm in by_arm else []
-                    xy = [(s["r"], np.nan if s[metric] is None else s[metric]) for s in points]
-                    axes.plot(*zip(*xy, strict=True), color=f"C{k}", alpha=0.6, linewidth=1, label=None if i else arm)
-            axes.axhline(0, color="grey", linewidth=0.5)
+                    points = _points(by_arm, arm, suffix)
+                    x, y = [p["r"] for p in points], [p[metric] for p in points]
+                    axes.plot(x, y, color=f"C{k}", alpha=0.6, linewidth=1, label=None if i else arm)
+                    if metric == "ri" and not i:
+                        ends = [p["ri_low"] for p in points], [p["ri_high"] for p in points]
+                        axes.vlines(x, *ends, color=f"C{k}", linewidth=2, alpha=0.6)
         column[0].legend(fontsize="small")
-        column[-1].set_xlabel("refusal rate")
     return figure
+
+
+def _points(by_arm: Mapping[str, Outcome], arm: str, suffix: str) -> list[dict[str, float]]:
+    """The scores of one arm under each prompt, what is undefined as NaN."""
+    samples = by_arm[arm].samples if arm in by_arm else {}
+    return [
+        {name: np.nan if value is None else value for name, value in scores.items()}
+        for prompt, scores in samples.items()
+        if prompt.partition("_")[2] == suffix.lstrip("_")
+    ]
 
 
 STUDY = Study(
