@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import ordinalcorr
+from aisec_common import env
+from aisec_common.files import write_atomic
 from scipy.optimize import minimize_scalar
 from scipy.stats import multivariate_normal, norm
 
-from aisec_common import env
-from aisec_common.files import write_atomic
 from refusal_index.estimate import refusal_index
 from refusal_index.intervals import bootstrap_counts, paired_bootstrap
 from refusal_index.table import Floats, cell_counts

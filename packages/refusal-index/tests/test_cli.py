@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -78,6 +79,8 @@ def test_score_with_a_forced_file(tmp_path, capsys):
         (["run", "--model", "m", "--questions", "none.csv", "--out", "OUT"], "none.csv: cannot be read"),
         (["run", "--model", "m", "--questions", "capitals", "--out", "OUT", "--batch-size", "0"], "batch_size"),
         (["run", "--model", "m", "--questions", "capitals", "--out", "/dev/null/x"], "--out: cannot write"),
+        (["run", "--model", "MODEL", "--data", "capitals", "--out", "OUT", "--device", "nonsense"], "device must be"),
+        (["run", "--model", "MODEL", "--data", "capitals", "--out", "OUT", "--device", "cuda:99"], "is not here"),
         (
             ["run", "--model", "MODEL", "--questions", "capitals", "--out", "OUT", "--prompts", "nice"],
             "'nice' is none of",
@@ -128,6 +131,46 @@ def test_a_foreign_journal_is_refused_before_any_generation(model, tmp_path, cap
     (tmp_path / "journal.jsonl").write_text("my notes\n")
     assert main(["run", "--model", str(model), "--questions", "capitals", "--out", str(tmp_path)]) == 2
     assert "line 1 is not the header" in one_line(capsys)
+
+
+def few(model, out):
+    words = ["run", "--model", str(model), "--data", "capitals", "--out", str(out), "--limit", "2"]
+    return [*words, "--temperature", "0", "--max-new-tokens", "2", "--prompts", "refuse-0"]
+
+
+def test_another_model_of_the_same_name_does_not_get_the_answers(model, tmp_path):
+    words = few(shutil.copytree(model, tmp_path / "m"), tmp_path / "out")
+    assert main(words) == 0
+    before = RefusalReport.load(tmp_path / "out")
+    weights = tmp_path / "m" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    assert main(words) == 0
+    after = RefusalReport.load(tmp_path / "out")
+    assert before.model == after.model == "m"
+    assert before.settings["weights"] != after.settings["weights"]
+    assert len((tmp_path / "out" / "journal.jsonl").read_text().splitlines()) == 1 + 2 * 2
+
+
+def test_what_made_a_report_is_kept_only_where_it_was_this_run(model, tmp_path):
+    words, out = few(model, tmp_path), tmp_path
+    assert main(words) == 0
+    made = RefusalReport.load(out).settings["made"]
+    assert main(["score", str(out / "graded.jsonl"), "--out", str(out)]) == 0
+    assert main(words) == 0  # the report in the folder says nothing of a run
+    again = RefusalReport.load(out).settings["made"]
+    assert again["questions_sha256"] == made["questions_sha256"]
+    assert main([*words, "--limit", "1"]) == 0
+    assert RefusalReport.load(out).settings["made"]["questions_sha256"] != made["questions_sha256"]
+
+
+def test_a_truncated_model_is_one_line(model, tmp_path, capsys):
+    broken = shutil.copytree(model, tmp_path / "m")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert main(few(broken, tmp_path / "out")) == 2
+    assert "m cannot be loaded on cpu" in one_line(capsys)
 
 
 def test_compare_two_folders(rows, tmp_path, capsys):

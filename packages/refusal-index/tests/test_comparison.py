@@ -48,3 +48,14 @@ def test_undefined_indices_give_no_interval() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match="same questions"):
         paired_difference([1, 0], [1, 0], [1, 0, 1], [1, 0, 1])
+    with pytest.raises(ValueError, match="resamples must be a whole number"):
+        paired_difference([1, 0], [1, 0], [1, 0], [1, 0], resamples=0)
+
+
+def test_an_index_on_its_bound_has_no_interval() -> None:
+    refused, wrong = np.repeat([True, True, False, False], 20), np.repeat([True, False, True, False], 20)
+    inside = paired_difference(refused, wrong, refused, wrong)
+    assert inside.ci == (0, 0)
+    on_bound = paired_difference(refused & wrong, wrong, refused, wrong)
+    assert on_bound.ri_a == 1
+    assert np.isnan(on_bound.ci).all()

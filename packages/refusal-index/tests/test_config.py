@@ -28,3 +28,11 @@ def test_conditions_are_what_an_answer_depends_on():
         assert RunConfig(**RUN, **change).conditions() == base
     greedy = RunConfig(**RUN, temperature=0.0)
     assert greedy.conditions() == RunConfig(**RUN, temperature=0.0, seed=5).conditions()
+
+
+def test_a_run_has_a_folder_of_its_own_by_default(tmp_path):
+    assert RunConfig(**RUN).folder == Path("o")
+    free = RunConfig(model="org/name", questions="x/mine.csv")
+    assert free.folder == Path("refusal-index-results/org-name-mine")
+    (tmp_path / "local").mkdir()
+    assert RunConfig(model=str(tmp_path / "local"), questions="capitals").folder.name == "local-capitals"

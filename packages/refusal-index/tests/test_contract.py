@@ -1,6 +1,6 @@
 import numpy as np
-
 from aisec_common.testing import RoomContract
+
 from refusal_index import RefusalReport, TwoPassRunner, compare, from_rates, iso_curve, read_results, refusal_index
 
 

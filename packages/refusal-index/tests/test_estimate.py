@@ -136,6 +136,8 @@ def test_to_dict_is_strict_json() -> None:
         ({"refused": [1, 0], "wrong": [1, math.nan]}, "wrong must hold only"),
         ({"counts": COUNTS, "level": 95}, "level"),
         ({"counts": COUNTS, "resamples": 0}, "resamples"),
+        ({"counts": COUNTS, "resamples": 10.5}, "resamples"),
+        ({"counts": COUNTS, "resamples": 0, "ci": "analytic"}, "resamples"),
         ({"counts": COUNTS, "ci": "wald"}, "ci must be"),
         ({"counts": COUNTS, "correction": -1}, "correction"),
         ({"counts": COUNTS, "correction": math.nan}, "correction"),

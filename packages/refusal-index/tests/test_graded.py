@@ -28,6 +28,8 @@ def test_aggregates_both_passes_as_the_paper_defines():
     assert outcome.refused.tolist() == [False, False, True, True, True]
     assert outcome.wrong.tolist() == [False, True, False, True, True]
     assert outcome.counts == (2, 1, 1, 1)
+    some = outcome.only({"e", "a"})
+    assert (some.ids, some.counts) == (("a", "e"), (1, 0, 0, 1))
 
 
 def test_one_forced_answer_serves_every_prompt_unless_a_prompt_has_its_own():

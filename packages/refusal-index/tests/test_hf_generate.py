@@ -4,9 +4,11 @@ import warnings
 import pytest
 import torch
 from tiny_lm import character_tokenizer, tiny
+from transformers import pipeline
 
 from refusal_index.hf_generate import STOP, AnswerClosed, GumbelNoise, HFGenerate
 from refusal_index.prompts import PROMPTS
+from refusal_index.runner import TwoPassRunner
 
 TEXTS = [
     PROMPTS["refuse-4"].render(q) for q in ("Who painted Guernica?", "What is it?", "Who wrote the Iliad and when?")
@@ -116,6 +118,24 @@ def test_loads_a_folder_of_safetensors(tmp_path):
     loaded = HFGenerate.from_pretrained(str(tmp_path), max_new_tokens=6, temperature=0)
     assert loaded.model.dtype == torch.float32
     assert loaded(TEXTS) == HFGenerate(model, tokenizer, max_new_tokens=6, temperature=0)(TEXTS)
+
+
+def test_takes_a_real_text_generation_pipeline_and_the_runner_names_it():
+    model, tokenizer = tiny(), character_tokenizer()
+    pipe = pipeline("text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    generate = HFGenerate.from_pipeline(pipe, max_new_tokens=6, temperature=0)
+    assert generate(TEXTS) == HFGenerate(model, tokenizer, max_new_tokens=6, temperature=0)(TEXTS)
+    questions, golds = ["Who?", "When?"], ["a", "b"]
+    report = TwoPassRunner(generate=generate, prompts=["refuse-0"])(questions, golds)
+    assert len(report.table) == 2
+
+    def raw(texts):
+        return pipe(texts, max_new_tokens=2)
+
+    with pytest.raises(ValueError, match=r"pass HFGenerate\.from_pipeline\(pipe\)"):
+        TwoPassRunner(generate=raw)(questions, golds)
+    with pytest.raises(TypeError, match="pipe must be a pipeline"):
+        HFGenerate.from_pipeline(model)
 
 
 def test_sampling_defaults_of_the_checkpoint_do_not_leak_in():

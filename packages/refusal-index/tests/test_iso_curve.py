@@ -38,3 +38,10 @@ def test_plot_draws_every_curve_and_prompt() -> None:
     with pytest.raises(ValueError, match="mu"):
         plot_iso_curves()
     assert len(plot_iso_curves(mu=0.5).axes[0].texts) == 5
+
+
+def test_an_undefined_index_is_a_dash_in_the_legend() -> None:
+    with pytest.warns(UserWarning, match="undefined"):
+        nothing_refused = refusal_index(counts=(0, 0, 30, 20))
+    axes = plot_iso_curves({"m": [nothing_refused]}).axes[0]
+    assert axes.get_legend().get_texts()[0].get_text() == "m: RI \N{EN DASH}"

@@ -3,14 +3,15 @@ import pytest
 from refusal_index.journal import HEADER, Journal, Key
 
 A, B = Key("m", "p", "a", 1), Key("m", "p", "b", 2)
+C = A._replace(stage="grade")
 
 
 def test_answers_survive_and_other_models_prompts_and_passes_do_not_match(tmp_path):
     path = tmp_path / "new" / "j.jsonl"
-    Journal(path).add({A: "é\n1", B: "2"})
+    Journal(path).add({A: "é\n1", B: "2", C: "CORRECT"})
     again = Journal(path)
-    assert (again.get(A), again.get(B)) == ("é\n1", "2")
-    for changed in (A._replace(model="n"), A._replace(prompt="q"), A._replace(question_id="c"), A._replace(number=2)):
+    assert [again.get(key) for key in (A, B, C)] == ["é\n1", "2", "CORRECT"]
+    for changed in (A._replace(model="n"), A._replace(prompt="q"), A._replace(question_id="c"), A._replace(stage=2)):
         assert again.get(changed) is None
 
 

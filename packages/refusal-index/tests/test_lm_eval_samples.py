@@ -74,3 +74,30 @@ def test_a_plain_table_is_not_taken_for_samples(tmp_path):
     path = write(tmp_path / "t.jsonl", [{"question_id": 1, "label": "CORRECT"}])
     with pytest.raises(ValueError, match="lacks doc_id"):
         read_results([path], format="lm-eval")
+
+
+def test_both_passes_must_mean_the_same_document(tmp_path):
+    first = write(tmp_path / "samples_a.jsonl", [sample(7, "UNANSWERED", 0.0, doc_hash="one")])
+    second = write(tmp_path / "samples_b.jsonl", [sample(7, "x", 1.0, doc_hash="other")])
+    with pytest.raises(ValueError, match="document 7 is not the same question"):
+        read_results([first], second)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resps": [["x", "y"]]}, "document 1 has 2 responses"),
+        ({"filter": None}, "only some rows name a filter"),
+        ({"doc_id": None}, "doc_id is missing in row 2"),
+    ],
+)
+def test_a_row_unlike_the_others_is_named(tmp_path, change, message):
+    path = write(tmp_path / "samples_t.jsonl", [sample(0, "x", 1.0), {**sample(1, "x", 1.0), **change}])
+    with pytest.raises(ValueError, match=message):
+        read_results([path])
+
+
+def test_metrics_may_be_null(tmp_path):
+    path = write(tmp_path / "samples_t.jsonl", [sample(0, "x", 1.0, metrics=None)])
+    with pytest.raises(ValueError, match=r"no metric 'f1'; choose one of doc_id, .*exact_match"):
+        read_results([path], marks=Marks(metric="f1"))

@@ -83,3 +83,18 @@ def test_refusal_is_a_pattern_for_the_whole_answer():
     assert Marks().is_refusal("UNANSWERED")
     with pytest.raises(ValueError, match="regular expression"):
         Marks(refusal="(")
+
+
+def test_one_path_may_stand_alone(tmp_path):
+    path = write(tmp_path / "r.jsonl", FIRST[:1])
+    assert read_results(str(path)).equals(read_results([path]))
+
+
+def test_json_that_is_no_inspect_log_is_read_as_lines(tmp_path):
+    assert read_results([write(tmp_path / "r.json", FIRST)], write(tmp_path / "s.json", SECOND)).shape == (3, 4)
+
+
+def test_a_pass_that_pandas_made_a_float_is_still_a_pass(tmp_path):
+    first = write(tmp_path / "f.jsonl", [{**row, "pass": 1.0} for row in FIRST])
+    table = read_results([first], write(tmp_path / "s.jsonl", [{**SECOND[0], "pass": 2.0}]))
+    assert table["pass"].tolist() == [1, 1, 2]

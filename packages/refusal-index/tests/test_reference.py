@@ -52,5 +52,11 @@ def test_a_model_that_never_refuses_has_no_correlation():
 def test_names_what_is_wrong():
     with pytest.raises(ValueError, match="samples must be at least 1"):
         sampled_reference(Sampler(), QUESTIONS, ["right"] * N, samples=0, prompt=PROMPTS["refuse-6"])
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        sampled_reference(Sampler(), QUESTIONS, ["right"] * N, samples=2, batch_size=0)
+    with pytest.raises(ValueError, match="generate: must return a list with one text for each of 16, got 1 values"):
+        sampled_reference(lambda texts: ["x"], QUESTIONS, ["right"] * N, samples=2)
+    with pytest.raises(ValueError, match=r"grader: .* got 1 labels"):
+        sampled_reference(Sampler(), QUESTIONS, ["right"] * N, samples=2, grader=lambda q, g, a: ["CORRECT"])
     with pytest.raises(ValueError, match="one length"):
         sampled_reference(Sampler(), QUESTIONS, ["right"])

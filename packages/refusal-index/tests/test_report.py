@@ -112,7 +112,7 @@ def test_homogeneity_is_paired_where_questions_are_shared_and_chi_square_elsewhe
         report.homogeneity(["x", "p0"])
     with pytest.raises(ValueError, match="at least 2"):
         report.homogeneity(["p0"])
-    empty = pd.concat([tiny((9, 9, 9, 9), "a").table, tiny((9, 0, 9, 9), "b").table])
+    empty = pd.concat([tiny((9, 9, 9, 9), "a").table, tiny((9, 0, 18, 9), "b").table])
     with pytest.raises(ValueError, match="no standard error for b"):
         RefusalReport(table=empty).homogeneity()
 
@@ -204,3 +204,61 @@ def test_plots_every_prompt():
     figure = simulated().plot()
     assert figure.axes[0].get_xlabel()
     pyplot.close(figure)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_no_certainty_is_made_of_an_empty_cell(paired):
+    bound, inside = tiny((30, 0, 40, 30)), tiny((20, 10, 40, 30))
+    row = compare({"a": bound, "b": inside}, paired=paired).iloc[0]
+    assert row["ri_a"] == 1
+    assert np.isnan([row["low"], row["high"]]).all()
+    assert row["notes"] == "no interval: an empty cell puts the index of a on its bound"
+    undefined = compare({"a": tiny((0, 0, 60, 40)), "b": inside}, paired=paired).iloc[0]
+    assert np.isnan(undefined["low"])
+    assert undefined["notes"] == "a undefined: no question was refused (r = 0)"
+
+
+def test_small_cells_are_named_and_quote_the_analytic_interval_of_an_unpaired_difference():
+    small, large = tiny((30, 4, 40, 30)), tiny((20, 10, 40, 30))
+    row = compare({"a": small, "b": large}, paired=False).iloc[0]
+    se = math.hypot(small.indices["p"].se, large.indices["p"].se)
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.959964 * se)
+    assert row["notes"].startswith("a cell below 5 in a: analytic interval")
+    with pytest.raises(ValueError, match="do not share"):
+        compare({"a": small, "b": large})
+    assert "with care" in compare({"a": large, "b": tiny((26, 4, 40, 30))})["notes"][0]
+
+
+def test_homogeneity_of_overlapping_prompts_uses_the_common_questions():
+    whole = simulated()
+    less = whole.table[~((whole.table["prompt"] == "p1") & whole.table["question_id"].isin(["0", "1", "2"]))]
+    refused = np.array([o.refused[3:] for o in whole.outcomes.values()])
+    wrong = np.array([o.wrong[3:] for o in whole.outcomes.values()])
+    assert RefusalReport(table=less).homogeneity() == paired_homogeneity(refused, wrong)
+    first = [simulated(k, n=100, rates=(0.4,), ids=[str(i + 60 * k) for i in range(100)]).table for k in range(3)]
+    rows = pd.concat([table.assign(prompt=f"q{k}") for k, table in enumerate(first)])
+    with pytest.raises(ValueError, match="none is common to all"):
+        RefusalReport(table=rows).homogeneity()
+    with pytest.raises(ValueError, match="a list of names"):
+        whole.homogeneity("p0")
+
+
+def test_a_table_too_small_for_an_interval_says_so_and_names_no_interval():
+    row = tiny((1, 1, 1, 1)).to_frame().iloc[0]
+    assert np.isnan(row["ri_low"])
+    assert row["notes"].startswith("no interval: ")
+    assert row["notes"].endswith("of the resamples undefined")
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"level": 95}, "level must lie"),
+        ({"resamples": 0}, "resamples must be"),
+        ({"resamples": 10.5}, "resamples must be"),
+        ({"penalty": math.nan}, "penalty must be"),
+    ],
+)
+def test_options_out_of_range_are_refused_at_construction(bad, message):
+    with pytest.raises(ValueError, match=message):
+        RefusalReport(table=tiny((5, 5, 5, 5)).table, **bad)

@@ -1,3 +1,4 @@
+import random
 import subprocess
 import sys
 import time
@@ -6,6 +7,7 @@ from collections import Counter
 import pytest
 
 from refusal_index.graded import FORCED, NOT_ATTEMPTED
+from refusal_index.graders import LLMGrader
 from refusal_index.prompts import FORCED_PROMPT, PROMPTS
 from refusal_index.runner import TwoPassRunner
 
@@ -146,6 +148,9 @@ def test_any_grader_and_any_template():
     ("bad", "message"),
     [
         ({"prompts": ["nice"]}, "'nice' is none of refuse-0"),
+        ({"prompts": "refuse-0"}, r"prompts must be 'paper' or a list such as \['refuse-1'\], got 'refuse-0'"),
+        ({"prompts": None}, "prompts must be 'paper' or a list"),
+        ({"prompts": [3]}, "3 is neither a name nor a template"),
         ({"prompts": []}, "need different names"),
         ({"prompts": ["refuse-0", "refuse-0"]}, "need different names"),
         ({"grader": "fuzzy"}, "grader must be"),
@@ -160,8 +165,14 @@ def test_names_a_wrong_setting(bad, message):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"generate": lambda texts: ["x"]}, "generate: must return one text for each of 16"),
-        ({"generate": lambda texts: [None] * len(texts)}, "generate: must return one text"),
+        ({"generate": lambda texts: ["x"]}, "generate: must return a list with one text for each of 16, got 1 val"),
+        ({"generate": lambda texts: [None] * len(texts)}, "generate: .* got 16 values, among them NoneType"),
+        ({"generate": lambda texts: None}, "generate: .* got no list"),
+        ({"generate": lambda texts: "x" * len(texts)}, "generate: .* got no list"),
+        ({"generate": lambda texts: [{"generated_text": "x"}] * len(texts)}, "HFGenerate.from_pipeline"),
+        ({"generate": lambda texts: [[{"generated_text": "x"}]] * len(texts)}, "HFGenerate.from_pipeline"),
+        ({"grader": lambda q, g, a: None}, "grader: .* got no list"),
+        ({"grader": lambda q, g, a: [1, "z"] + ["CORRECT"] * (len(a) - 2)}, "grader: .* got 1$"),
         ({"grader": lambda q, g, a: ["CORRECT"]}, "grader: .* got 1 labels"),
         ({"grader": lambda q, g, a: ["RIGHT"] * len(a)}, "grader: .* got 'RIGHT'"),
     ],
@@ -169,6 +180,33 @@ def test_names_a_wrong_setting(bad, message):
 def test_names_a_broken_generator_or_grader(changed, message):
     with pytest.raises(ValueError, match=message):
         TwoPassRunner(**{"generate": Respondent(), **changed})(QUESTIONS, GOLDS)
+
+
+def test_grades_of_a_model_survive_an_interruption(tmp_path):
+    class Marker:
+        def __init__(self, limit):
+            self.limit, self.asked = limit, Counter()
+
+        def __call__(self, texts):
+            if sum(self.asked.values()) >= self.limit:
+                raise KeyboardInterrupt
+            self.asked.update(texts)
+            return ["B" if "answer: no idea" in text else "A" for text in texts]
+
+    def run(marker, model="judge"):
+        grader = LLMGrader(generate=marker, model=model)
+        return TwoPassRunner(generate=Respondent(), grader=grader, cache=tmp_path / "j", batch_size=4)(QUESTIONS, GOLDS)
+
+    first, second, third, other = Marker(10), Marker(1000), Marker(0), Marker(1000)
+    with pytest.raises(KeyboardInterrupt):
+        run(first)
+    report = run(second)
+    assert sum(first.asked.values()) == 12
+    assert set((first.asked + second.asked).values()) == {1}  # an answer that returns under another prompt is not new
+    assert run(third).table.equals(report.table)
+    assert report.table.equals(TwoPassRunner(generate=Respondent())(QUESTIONS, GOLDS).table)
+    run(other, model="another judge")
+    assert other.asked == first.asked + second.asked
 
 
 def test_names_questions_that_do_not_fit():
@@ -199,17 +237,21 @@ print("done")
 def test_killed_at_any_moment_it_loses_at_most_one_batch(tmp_path):
     cache, log = tmp_path / "j.jsonl", tmp_path / "asked"
     command = [sys.executable, "-c", KILLED, str(cache), str(log)]
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, env={"PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, text=True)
-        try:
-            out, _ = process.communicate(timeout=4.0)
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-            kills += 1
-            time.sleep(0.01)
+    moments, kills, deadline = random.Random(0), 0, time.monotonic() + 60
+
+    def size():
+        return cache.stat().st_size if cache.exists() else 0
+
+    while kills < 4 and time.monotonic() < deadline:
+        before = size()
+        process = subprocess.Popen(command, env={"PYTHONHASHSEED": "0"})
+        while size() == before and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.3))
+        process.kill()
+        kills += process.wait() < 0 and size() > before
+    assert kills >= 3
+    out = subprocess.run(command, env={"PYTHONHASHSEED": "0"}, stdout=subprocess.PIPE, text=True, timeout=120).stdout
     assert out == "done\n"
     asked = Counter(log.read_text().split())
     assert len(asked) == 5 * 40

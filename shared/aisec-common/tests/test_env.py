@@ -25,8 +25,9 @@ def test_commit_is_absent_outside_a_checkout(tmp_path):
     assert env.git_commit(tmp_path) is None
 
 
-def test_command_and_device_name_no_path_and_no_host(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/home/me/bin/aisec", "reproduce", "--out=/home/me/x", "--data", "/d/e", "a/b"])
+def test_command_and_device_name_no_path_and_no_host(monkeypatch, tmp_path):
+    typed = [f"{tmp_path}/bin/aisec", "reproduce", f"--out={tmp_path}/x", "--data", f"{tmp_path}/e", "a/b"]
+    monkeypatch.setattr("sys.argv", typed)
     assert env.command() == "aisec reproduce --out=x --data e a/b"
     assert platform.node() not in env.device()
     assert re.search(r"\d+ cores", env.device())

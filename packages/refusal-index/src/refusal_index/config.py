@@ -42,8 +42,8 @@ class RunConfig:
     """A checkpoint name (`aisec data list`), a folder, or a hub's org/name."""
     questions: Annotated[str, tyro.conf.arg(aliases=["--data"])]
     """`capitals`, or a CSV or JSON-lines file with question and answer."""
-    out: Path
-    """Folder of journal, graded rows and report."""
+    out: Path | None = None
+    """Folder of journal, graded rows and report; refusal-index-results/MODEL-QUESTIONS by default."""
     prompts: tuple[str, ...] = ("refuse-0", "refuse-1", "refuse-4", "refuse-6")
     """First-pass prompts."""
     temperature: float = 0.7
@@ -61,7 +61,7 @@ class RunConfig:
     batch_size: int = 16
     """Texts at a time; what a kill can lose at most."""
     device: str = "cpu"
-    """Such as cuda or mps."""
+    """Such as cuda or mps; auto takes what is there."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Auto is the checkpoint's own, but float32 on a CPU."""
 
@@ -72,6 +72,17 @@ class RunConfig:
                 raise ValueError(f"{name} must be at least {low}, got {value}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    @property
+    def name(self) -> str:
+        """What the report calls the model: its name, or that of its folder."""
+        folder = Path(self.model).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.model
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept: `out`, or a folder named after model and questions."""
+        return self.out or Path("refusal-index-results") / f"{self.name.replace('/', '-')}-{Path(self.questions).stem}"
 
     def conditions(self) -> dict[str, str | int | float | bool]:
         """What an answer depends on; a run is resumed only under the same conditions."""

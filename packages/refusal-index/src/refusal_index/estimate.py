@@ -169,6 +169,7 @@ def refusal_index(
     if not 0 <= added < math.inf:
         raise ValueError(f'correction must be "none" or a number of at least 0 such as 0.5, not {correction!r}')
     check_level(level)
+    check_resamples(resamples)
 
     cause = _undefined_cause(table)
     small = _has_small_cell(table)
@@ -257,6 +258,12 @@ def from_rates(
     shares = np.array([r - a + c, a - c, 1 - r - c, c])
     shares[shares < RATE_ROUNDING] = 0.0
     return refusal_index(counts=n * shares, **options)
+
+
+def check_resamples(resamples: int) -> None:
+    """Raise ValueError unless `resamples` is a number of bootstrap replicates."""
+    if not isinstance(resamples, int | np.integer) or isinstance(resamples, bool) or resamples < 1:
+        raise ValueError(f"resamples must be a whole number of at least 1, not {resamples!r}")
 
 
 def _undefined_cause(table: Floats) -> str:

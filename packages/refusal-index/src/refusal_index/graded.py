@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class Outcomes:
         """(n11, n10, n01, n00) with n_ab = #{R = a, Ŵ = b}."""
         r, w = self.refused, self.wrong
         return int((r & w).sum()), int((r & ~w).sum()), int((~r & w).sum()), int((~r & ~w).sum())
+
+    def only(self, ids: Collection[str]) -> Outcomes:
+        """The outcomes of some of the questions, in the same order."""
+        kept = [i for i, id in enumerate(self.ids) if id in ids]
+        return Outcomes(ids=tuple(self.ids[i] for i in kept), refused=self.refused[kept], wrong=self.wrong[kept])
 
 
 def graded_table(rows: Iterable[Mapping[str, Any]] | pd.DataFrame, *, source: str = "results") -> pd.DataFrame:
@@ -71,7 +76,7 @@ def graded_table(rows: Iterable[Mapping[str, Any]] | pd.DataFrame, *, source: st
     if foreign := sorted(set(table["label"]) - set(LABELS)):
         where = table.loc[table["label"] == foreign[0], "question_id"].iloc[0]
         raise ValueError(f"{source}: label {foreign[0]!r} of question {where!r} is none of {', '.join(LABELS)}")
-    passes = [str(value) for value in table["pass"]]
+    passes = [pass_text(value) for value in table["pass"]]
     if strange := sorted(set(passes) - {"1", "2"}):
         raise ValueError(f"{source}: pass must be 1 or 2, got {strange[0]!r}")
     table["pass"] = [int(value) for value in passes]
@@ -84,6 +89,15 @@ def graded_table(rows: Iterable[Mapping[str, Any]] | pd.DataFrame, *, source: st
         )
     _check_second_pass(table, source)
     return table[[*COLUMNS, *(name for name in table.columns if name not in COLUMNS)]].reset_index(drop=True)
+
+
+def pass_text(value: Any) -> str:
+    """A pass as text; pandas makes 1 and 2 floats where a column had gaps.
+
+    >>> pass_text(2.0), pass_text("1")
+    ('2', '1')
+    """
+    return str(value).removesuffix(".0")
 
 
 def _check_second_pass(table: pd.DataFrame, source: str) -> None:

@@ -8,12 +8,12 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
-
 from aisec_common.seeding import numpy_rng
 from aisec_common.torch.hf_tiny_lm import tiny_lm, train_tiny_lm
 from aisec_common.torch.hf_tokenizer import word_tokenizer
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
 from refusal_index.hf_generate import HFGenerate
 from refusal_index.prompts import REFUSAL
 

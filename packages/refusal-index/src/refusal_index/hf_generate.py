@@ -94,6 +94,20 @@ class HFGenerate:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         return cls(model.to(device), tokenizer, **settings)  # type: ignore[arg-type]
 
+    @classmethod
+    def from_pipeline(cls, pipe: Any, **settings: Any) -> HFGenerate:
+        """Takes model and tokenizer of a `pipeline("text-generation")`; its generation settings are not used.
+
+        `settings` are those of the constructor.
+
+        Raises:
+            TypeError: if `pipe` holds no model that generates text, or no tokenizer.
+        """
+        model, tokenizer = getattr(pipe, "model", None), getattr(pipe, "tokenizer", None)
+        if not isinstance(model, PreTrainedModel) or not model.can_generate() or tokenizer is None:
+            raise TypeError(f'pipe must be a pipeline("text-generation"), got {type(pipe).__name__}')
+        return cls(model, tokenizer, **settings)
+
     @torch.inference_mode()
     def __call__(self, texts: list[str]) -> list[str]:
         """One response per text, up to and including the first `</answer>`."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy.special import chdtrc
 
-from refusal_index.estimate import RefusalIndex
+from refusal_index.estimate import RefusalIndex, check_resamples
 from refusal_index.intervals import paired_bootstrap, rho_standard_error
 from refusal_index.table import Floats, cell_counts
 from refusal_index.tetrachoric import rho_from_ri, ri_from_rho, tetrachoric
@@ -87,7 +87,8 @@ def paired_homogeneity(refused: Any, wrong: Any, *, resamples: int = 1000, rng: 
         Statistic, p-value and pooled index.
 
     Raises:
-        ValueError: if the flags are not (K, N) with K >= 2, or one setting has an empty cell.
+        ValueError: if the flags are not (K, N) with K >= 2, one setting has an empty cell, or `resamples` is no whole
+            number of at least 1.
 
     >>> rng = np.random.default_rng(0)
     >>> latent = rng.normal(size=500)
@@ -95,6 +96,7 @@ def paired_homogeneity(refused: Any, wrong: Any, *, resamples: int = 1000, rng: 
     >>> paired_homogeneity(refused, np.tile(latent > 0, (2, 1))).p_value > 0.05
     True
     """
+    check_resamples(resamples)
     replicates = rho_from_ri(paired_bootstrap(refused, wrong, resamples, rng))
     counts = cell_counts(refused, wrong)
     rho = tetrachoric(counts)

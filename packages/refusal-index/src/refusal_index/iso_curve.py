@@ -83,14 +83,14 @@ def plot_iso_curves(
     for (index, curve), shade in zip(curves.items(), np.linspace(0.7, 0.3, len(curves)), strict=True):
         axes.plot(grid, curve, color=str(shade), linewidth=1.2, zorder=1)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-        text = f"RI {index:.2f}".replace("-", "\N{MINUS SIGN}")
+        text = f"RI {_shown(index)}"
         axes.text(grid[widest], curve[widest], text, color="0.3", fontsize=8, ha="center", va="center", bbox=box)
 
     for number, (name, results) in enumerate(models.items()):
         n = np.array([result.n for result in results])
         r = np.array([result.refusal_rate for result in results])
         c = np.array([result.counts[3] / result.n for result in results])
-        label = f"{name}: RI " + ", ".join(f"{result.ri:.2f}".replace("-", "\N{MINUS SIGN}") for result in results)
+        label = f"{name}: RI " + ", ".join(_shown(result.ri) for result in results)
         reach_r, reach_c = _wilson_reach(r, n), _wilson_reach(c, n)
         axes.errorbar(
             r, c, yerr=reach_c, xerr=reach_r, fmt="o:", color=f"C{number}", ms=5, lw=1, capsize=2.5, label=label
@@ -102,6 +102,10 @@ def plot_iso_curves(
     if models:
         axes.legend(frameon=False, fontsize=8, loc="lower left")
     return figure
+
+
+def _shown(ri: float) -> str:
+    return "\N{EN DASH}" if np.isnan(ri) else f"{ri:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _wilson_reach(share: Floats, n: Floats) -> Floats:

@@ -1,21 +1,24 @@
-"""The resume journal: every finished generation as one flushed line, so that a killed run loses none of them."""
+"""The resume journal: every finished generation and grade as one flushed line, which no kill can lose."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 HEADER = json.dumps({"journal": "refusal-index", "version": 1})
 
 
 class Key(NamedTuple):
-    """What makes a generation the same: the model with its settings, the text sent, the question and the pass."""
+    """What makes a response the same: the model with its settings, the text sent, the question and the pass.
+
+    The grade of an answer is kept beside the answers, with the grading model, the grading text and stage `grade`.
+    """
 
     model: str
     prompt: str
     question_id: str
-    number: int
+    stage: Literal[1, 2, "grade"]
 
 
 class Journal:
@@ -57,7 +60,7 @@ class Journal:
                         "model": key.model,
                         "prompt": key.prompt,
                         "id": key.question_id,
-                        "pass": key.number,
+                        "pass": key.stage,
                         "response": response,
                     }
                     file.write(f"{json.dumps(line, ensure_ascii=False)}\n".encode())
@@ -78,7 +81,7 @@ class Journal:
                 row = json.loads(line)
                 key = Key(row["model"], row["prompt"], row["id"], row["pass"])
                 response = row["response"]
-                if not (all(isinstance(value, str) for value in (*key[:3], response)) and key.number in (1, 2)):
+                if not (all(isinstance(value, str) for value in (*key[:3], response)) and key.stage in (1, 2, "grade")):
                     raise TypeError
             except (ValueError, KeyError, TypeError):
                 raise ValueError(f"{path}: line {number} is damaged; delete that line or the file") from None

@@ -24,19 +24,25 @@ def lm_eval_rows(samples: pd.DataFrame, path: Path, marks: Marks) -> pd.DataFram
 
     Raises:
         ValueError: in one line naming the file, if fields or the metric are missing, the metric is not 0 or 1,
-            several filters are logged and none chosen, or the task is not one of generation.
+            several filters are logged and none chosen, a document has several responses, or the task is not one of
+            generation.
     """
     if missing := {"doc_id", "resps"} - set(samples.columns):
         raise ValueError(f"{path}: lacks {sorted(missing)[0]}; expected samples of lm-evaluation-harness")
+    if samples["doc_id"].isna().any():
+        raise ValueError(f"{path}: doc_id is missing in row {int(samples['doc_id'].isna().argmax()) + 1}")
     if "filter" in samples.columns:
-        filters = sorted(set(samples["filter"]))
+        if samples["filter"].isna().any():
+            raise ValueError(f"{path}: only some rows name a filter; leave the others out")
+        filters = sorted(set(map(str, samples["filter"])))
         if marks.filter is None and len(filters) > 1:
             raise ValueError(f"{path}: was logged with the filters {', '.join(filters)}; choose one by filter")
         if marks.filter is not None and marks.filter not in filters:
             raise ValueError(f"{path}: has no filter {marks.filter!r}; it has {', '.join(filters)}")
         samples = samples[samples["filter"] == (marks.filter or filters[0])]
     if marks.metric not in samples.columns:
-        logged = samples["metrics"].iloc[0] if "metrics" in samples.columns else samples.columns
+        named = samples["metrics"].iloc[0] if "metrics" in samples.columns else None
+        logged = named if isinstance(named, list) else samples.columns
         raise ValueError(f"{path}: has no metric {marks.metric!r}; choose one of {', '.join(map(str, logged))}")
     found = _NAME.match(path.stem)
     rows = []
@@ -46,14 +52,19 @@ def lm_eval_rows(samples: pd.DataFrame, path: Path, marks: Marks) -> pd.DataFram
             raise ValueError(f"{path}: {marks.metric} of document {sample['doc_id']} is {value}, expected 0 or 1")
         label = NOT_ATTEMPTED if marks.is_refusal(response) else CORRECT if value else INCORRECT
         rows.append({"question_id": str(sample["doc_id"]), "label": label, "response": response})
-    return pd.DataFrame(rows).assign(prompt=found["task"] if found else path.stem)
+    table = pd.DataFrame(rows).assign(prompt=found["task"] if found else path.stem)
+    return table.assign(doc_hash=samples["doc_hash"].to_list()) if "doc_hash" in samples.columns else table
 
 
 def _response(sample: dict[Any, Any], path: Path) -> str:
     # `resps` holds, per request, the responses before any filter; a generation task has one request
     response: Any = sample["resps"]
-    while isinstance(response, list) and response:
+    while isinstance(response, list) and len(response) == 1:
         response = response[0]
+    if isinstance(response, list) and len(response) > 1 and all(isinstance(each, str) for each in response):
+        raise ValueError(
+            f"{path}: document {sample['doc_id']} has {len(response)} responses; log one response per document"
+        )
     if not isinstance(response, str):
         raise ValueError(f"{path}: document {sample['doc_id']} has no text response; only generation tasks can refuse")
     return response

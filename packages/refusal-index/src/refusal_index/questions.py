@@ -60,7 +60,13 @@ def question_set(questions: Sequence[str], golds: Sequence[Gold], ids: Sequence[
 
     >>> question_set(["Who painted Guernica?"], ["Picasso"]).ids
     ('0',)
+
+    Raises:
+        ValueError: in one line, for a single text in place of a list, or what `QuestionSet` refuses.
     """
+    for name, values in (("questions", questions), ("golds", golds), ("ids", () if ids is None else ids)):
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise ValueError(f"{name} must be a list, one entry for each question, got {type(values).__name__}")
     names = tuple(map(str, range(len(questions)) if ids is None else ids))
     return QuestionSet(ids=names, questions=tuple(questions), golds=tuple(golds))
 

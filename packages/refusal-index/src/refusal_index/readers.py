@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from refusal_index.graded import FORCED, graded_table
+from refusal_index.graded import FORCED, graded_table, pass_text
 from refusal_index.prompts import REFUSAL, answer_of
 
 Format = Literal["auto", "table", "lm-eval", "inspect"]
@@ -48,7 +48,7 @@ class Marks:
 
 
 def read_results(
-    paths: Sequence[Path | str],
+    paths: Sequence[Path | str] | Path | str,
     forced: Path | str | None = None,
     *,
     format: Format = "auto",
@@ -76,21 +76,35 @@ def read_results(
     [['q1', 'weak', 1, 'CORRECT'], ['q2', 'weak', 1, 'INCORRECT']]
     """
     marks = marks or Marks()
+    if isinstance(paths, (str, Path)):
+        paths = [paths]
     if not paths:
         raise ValueError("paths: name at least one results file")
     tables = [_one_pass(Path(path), format, marks, prompt=None, number=1) for path in paths]
     names = [Path(path).name for path in paths]
     if forced is not None:
         second = _one_pass(Path(forced), format, marks, prompt=FORCED, number=2)
-        if set(second["pass"].astype(str)) != {"2"}:
+        if set(map(pass_text, second["pass"])) != {"2"}:
             raise ValueError(f"{forced}: forced answers are pass 2; leave the column `pass` out or set it to 2")
         tables.append(second)
         names.append(Path(forced).name)
-    return graded_table(pd.concat(tables, ignore_index=True), source=" + ".join(names))
+    source = " + ".join(names)
+    table = graded_table(pd.concat(tables, ignore_index=True), source=source)
+    if "doc_hash" in table.columns:
+        _require_same_documents(table, source)
+    return table
+
+
+def _require_same_documents(table: pd.DataFrame, source: str) -> None:
+    # lm-evaluation-harness numbers documents from 0 in every task: equal ids alone do not make them the same question
+    found = table.groupby("question_id", sort=False)["doc_hash"].nunique()
+    if (found > 1).any():
+        where = found.index[found > 1][0]
+        raise ValueError(f"{source}: document {where} is not the same question everywhere (doc_hash differs)")
 
 
 def _one_pass(path: Path, format: Format, marks: Marks, *, prompt: str | None, number: int) -> pd.DataFrame:
-    if format == "inspect" or (format == "auto" and path.suffix in (".eval", ".json")):
+    if format == "inspect" or (format == "auto" and _is_inspect_log(path)):
         from refusal_index.inspect_log import inspect_rows
 
         table = inspect_rows(path, marks)
@@ -107,6 +121,16 @@ def _one_pass(path: Path, format: Format, marks: Marks, *, prompt: str | None, n
     if "pass" not in table.columns:
         table["pass"] = number
     return table
+
+
+def _is_inspect_log(path: Path) -> bool:
+    if path.suffix != ".json":
+        return path.suffix == ".eval"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"version", "eval"} <= content.keys()
 
 
 def read_rows(path: Path) -> pd.DataFrame:

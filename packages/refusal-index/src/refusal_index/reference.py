@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from refusal_index.graded import CORRECT, NOT_ATTEMPTED
-from refusal_index.graders import Generate, Gold, Grader, exact_match
+from refusal_index.graders import Generate, Gold, Grader, exact_match, labels_of, responses_of
 from refusal_index.prompts import FORCED_PROMPT, PROMPTS, answer_of, is_refusal, require_no_leak
 from refusal_index.questions import question_set
 from refusal_index.runner import Template
@@ -66,10 +66,13 @@ def sampled_reference(
         batch_size: texts per call of `generate`.
 
     Raises:
-        ValueError: for samples below 1 or questions that do not fit together.
+        ValueError: for samples or a batch size below 1, questions that do not fit together, or a generator or grader
+            that returns something else than one text or label per question.
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     asked = question_set(questions, golds, ids)
     require_no_leak(list(asked.questions))
     n = len(asked.ids)
@@ -77,11 +80,12 @@ def sampled_reference(
 
     def responses(template: Template) -> list[str]:
         texts = [template.render(asked.questions[i]) for i in who]
-        return [r for start in range(0, len(texts), batch_size) for r in generate(texts[start : start + batch_size])]
+        batches = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+        return [response for batch in batches for response in responses_of(generate, batch)]
 
     def labels(replies: list[str]) -> list[str]:
         said = [answer_of(reply) for reply in replies]
-        marks = grader([asked.questions[i] for i in who], [asked.golds[i] for i in who], said)
+        marks = labels_of(grader, [asked.questions[i] for i in who], [asked.golds[i] for i in who], said)
         return [NOT_ATTEMPTED if is_refusal(r) else mark for r, mark in zip(replies, marks, strict=True)]
 
     refusal = (np.array(labels(responses(prompt))) == NOT_ATTEMPTED).reshape(n, samples).mean(1)

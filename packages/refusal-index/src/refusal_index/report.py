@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.random import Generator
-
 from aisec_common.files import write_atomic
 from aisec_common.result import finite, text_hash
+from numpy.random import Generator
+from scipy.special import ndtri
+
 from refusal_index import metrics
 from refusal_index.comparison import paired_difference
-from refusal_index.estimate import RefusalIndex, refusal_index
+from refusal_index.estimate import NO_INTERVAL, RefusalIndex, check_resamples, refusal_index
 from refusal_index.graded import Outcomes, graded_table, outcomes, stacked
 from refusal_index.homogeneity import Homogeneity, homogeneity, paired_homogeneity
-from refusal_index.intervals import bootstrap_counts, bootstrap_ri, percentile_interval
+from refusal_index.intervals import bootstrap_counts, bootstrap_ri, check_level, percentile_interval
 from refusal_index.readers import read_rows
 from refusal_index.stability import coefficient_of_variation, relative_range
 from refusal_index.table import Floats
@@ -47,8 +49,8 @@ class RefusalReport:
         resamples: bootstrap replicates.
 
     Raises:
-        ValueError: in one line, for results that cannot be scored; a refused question without a second-pass label is
-            named.
+        ValueError: in one line, for results that cannot be scored (a refused question without a second-pass label is
+            named), or a level, number of resamples or penalty out of range.
 
     >>> report = RefusalReport(table=[
     ...     {"question_id": i, "prompt": "p", "pass": 1, "label": label}
@@ -70,6 +72,10 @@ class RefusalReport:
     resamples: int = 1000
 
     def __post_init__(self) -> None:
+        check_level(self.level)
+        check_resamples(self.resamples)
+        if not math.isfinite(self.penalty):
+            raise ValueError(f"penalty must be a finite number, not {self.penalty}")
         object.__setattr__(self, "table", graded_table(self.table))
         _ = self.outcomes
 
@@ -139,20 +145,29 @@ class RefusalReport:
     def homogeneity(self, prompts: Sequence[str] | None = None) -> Homogeneity:
         """Whether one index is enough for these prompts (all by default): a small p-value says no.
 
-        Prompts that share their questions are tested by a paired bootstrap, others against chi-square.
+        Prompts of which no two share a question are tested against chi-square. All others are tested by a paired
+        bootstrap on the questions that every one of them has; questions that some lack are left out.
 
         Raises:
-            ValueError: for fewer than 2 prompts, an unknown one, or one with an empty cell (no standard error).
+            ValueError: for fewer than 2 prompts, an unknown one, one with an empty cell (no standard error), or
+                prompts of which some share questions while none is common to all.
         """
+        if isinstance(prompts, str):
+            raise ValueError(f"prompts must be a list of names such as [{prompts!r}], not one text")
         chosen = list(self.indices) if prompts is None else list(prompts)
         if unknown := set(chosen) - set(self.indices):
             raise ValueError(f"prompts: {sorted(unknown)[0]!r} is none of {', '.join(self.indices)}")
         if len(chosen) < 2:
             raise ValueError("homogeneity needs at least 2 prompts")
-        if empty := [name for name in chosen if min(self.indices[name].counts) == 0]:
+        asked = [set(self.outcomes[name].ids) for name in chosen]
+        disjoint = len(set.union(*asked)) == sum(map(len, asked))
+        common = set.intersection(*asked)
+        if not disjoint and not common:
+            raise ValueError("prompts: some share questions but none is common to all; choose prompts that do")
+        kept = {name: self.outcomes[name] if disjoint else self.outcomes[name].only(common) for name in chosen}
+        if empty := [name for name, outcome in kept.items() if min(outcome.counts) == 0]:
             raise ValueError(f"prompts: an empty cell leaves no standard error for {', '.join(empty)}")
-        kept = {name: self.outcomes[name] for name in chosen}
-        if len({frozenset(outcome.ids) for outcome in kept.values()}) > 1:
+        if disjoint:
             return homogeneity([self.indices[name] for name in chosen])
         _, refused, wrong = stacked(kept)
         return paired_homogeneity(refused, wrong, resamples=self.resamples)
@@ -232,17 +247,19 @@ def compare(
     Args:
         reports: at least two reports by name.
         paired: the reports share their questions, which are then resampled jointly; False resamples each report on
-            its own and suits different question sets.
+            its own and suits different question sets. There a cell below 5 puts the analytic interval, the difference
+            +- z sqrt(SE_a^2 + SE_b^2), in place of the bootstrap.
         level: confidence level.
         resamples: bootstrap replicates.
         rng: seed or generator.
 
     Returns:
-        Rows a, b, prompt, ri_a, ri_b, difference (a less b), low, high and dropped (share of resamples without a
-        difference; above 5 % the interval is NaN).
+        Rows a, b, prompt, ri_a, ri_b, difference (a less b), low, high, dropped (share of resamples without a
+        difference; above 5 % the interval is NaN, as it is where an empty cell puts an index on its bound) and notes.
 
     Raises:
-        ValueError: for fewer than two reports, no shared prompt, or, when paired, questions that one of them lacks.
+        ValueError: for fewer than two reports, no shared prompt, a level or number of resamples out of range, or, when
+            paired, questions that one of them lacks.
 
     >>> rows = [{"question_id": i, "prompt": "p", "pass": 1, "label": "CORRECT"} for i in range(60)]
     >>> rows += [{"question_id": i, "prompt": "p", "pass": 1, "label": "INCORRECT"} for i in range(60, 80)]
@@ -256,6 +273,8 @@ def compare(
     """
     if len(reports) < 2:
         raise ValueError("reports: needs at least 2 reports to compare")
+    check_level(level)
+    check_resamples(resamples)
     rows = []
     for a, b in combinations(reports, 2):
         first, second = reports[a], reports[b]
@@ -263,38 +282,65 @@ def compare(
         if not shared:
             raise ValueError(f"reports: {a!r} and {b!r} share no prompt")
         for prompt in shared:
-            x, y = first.outcomes[prompt], second.outcomes[prompt]
-            compared = _paired(a, x, b, y, level, resamples, rng) if paired else _apart(x, y, level, resamples, rng)
-            rows.append({"a": a, "b": b, "prompt": prompt, **compared})
+            ends = first.indices[prompt], second.indices[prompt]
+            if paired:
+                both = {a: first.outcomes[prompt], b: second.outcomes[prompt]}
+                ci, dropped = _paired(both, level, resamples, rng)
+            else:
+                ci, dropped = _apart(*ends, level, resamples, rng)
+            ri_a, ri_b = (index.ri for index in ends)
+            row = {"a": a, "b": b, "prompt": prompt, "ri_a": ri_a, "ri_b": ri_b, "difference": ri_a - ri_b}
+            notes = _difference_notes(dict(zip((a, b), ends, strict=True)), ci, dropped, paired)
+            rows.append({**row, "low": ci[0], "high": ci[1], "dropped": dropped, "notes": notes})
     return pd.DataFrame(rows)
 
 
 def _paired(
-    a: str, x: Outcomes, b: str, y: Outcomes, level: float, resamples: int, rng: int | Generator
-) -> dict[str, float]:
+    both: Mapping[str, Outcomes], level: float, resamples: int, rng: int | Generator
+) -> tuple[tuple[float, float], float]:
     try:
-        _, refused, wrong = stacked({a: x, b: y})
+        _, refused, wrong = stacked(both)
     except ValueError as error:
         raise ValueError(f"reports: {error}; answer the same questions, or compare with paired=False") from None
     found = paired_difference(refused[0], wrong[0], refused[1], wrong[1], level=level, resamples=resamples, rng=rng)
-    return _difference(found.ri_a, found.ri_b, found.ci, found.dropped)
+    return found.ci, found.dropped
 
 
-def _apart(x: Outcomes, y: Outcomes, level: float, resamples: int, rng: int | Generator) -> dict[str, float]:
+def _apart(
+    x: RefusalIndex, y: RefusalIndex, level: float, resamples: int, rng: int | Generator
+) -> tuple[tuple[float, float], float]:
     streams = np.random.default_rng(rng).spawn(2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ri_a, ri_b = (refusal_index(counts=outcome.counts, ci="analytic").ri for outcome in (x, y))
     replicates = [
-        bootstrap_ri(np.array(outcome.counts, dtype=float), resamples, stream)
-        for outcome, stream in zip((x, y), streams, strict=True)
+        bootstrap_ri(np.array(index.counts, dtype=float), resamples, stream)
+        for index, stream in zip((x, y), streams, strict=True)
     ]
     differences = replicates[0] - replicates[1]
-    return _difference(ri_a, ri_b, percentile_interval(differences, level), float(np.isnan(differences).mean()))
+    ci, dropped = percentile_interval(differences, level), float(np.isnan(differences).mean())
+    if x.boundary or y.boundary or math.isnan(ci[0]):
+        return NO_INTERVAL, dropped
+    if x.small_cells or y.small_cells:
+        centre, half = x.ri - y.ri, float(ndtri((1 + level) / 2)) * math.hypot(x.se, y.se)
+        ci = max(-2.0, centre - half), min(2.0, centre + half)
+    return ci, dropped
 
 
-def _difference(ri_a: float, ri_b: float, ci: tuple[float, float], dropped: float) -> dict[str, float]:
-    return {"ri_a": ri_a, "ri_b": ri_b, "difference": ri_a - ri_b, "low": ci[0], "high": ci[1], "dropped": dropped}
+def _difference_notes(ends: Mapping[str, RefusalIndex], ci: tuple[float, float], dropped: float, paired: bool) -> str:
+    notes = [f"{name} undefined: {index.undefined}" for name, index in ends.items() if index.undefined]
+    if notes:
+        return "; ".join(notes)
+    if bound := [name for name, index in ends.items() if index.boundary]:
+        return f"no interval: an empty cell puts the index of {' and '.join(bound)} on its bound"
+    small = [name for name, index in ends.items() if index.small_cells]
+    if small and not math.isnan(ci[0]):
+        kind = "take the interval with care" if paired else "analytic interval"
+        notes.append(f"a cell below 5 in {' and '.join(small)}: {kind}")
+    if dropped > 0:
+        notes.append(_dropped(dropped, ci))
+    return "; ".join(notes)
+
+
+def _dropped(share: float, ci: tuple[float, float]) -> str:
+    return f"{'no interval: ' if math.isnan(ci[0]) else ''}{share:.1%} of the resamples undefined"
 
 
 def _with_interval(name: str, value: float, ci: tuple[float, float]) -> dict[str, float]:
@@ -310,9 +356,11 @@ def _notes(index: RefusalIndex) -> str:
             near = refusal_index(counts=index.counts, ci="analytic", level=index.level, correction=0.5)
         inside = interval_text(near.ri, *near.ci)
         return f"an empty cell puts the index on its bound, without an interval; {inside} with 0.5 more in every cell"
+    if math.isnan(index.ci[0]):
+        return _dropped(index.dropped, index.ci)
     notes = ["a cell below 5: analytic interval"] if index.small_cells else []
     if index.dropped > 0:
-        notes.append(f"{index.dropped:.1%} of the resamples undefined")
+        notes.append(_dropped(index.dropped, index.ci))
     return "; ".join(notes)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from refusal_index.graded import FORCED, LABELS, NOT_ATTEMPTED, graded_table
-from refusal_index.graders import Generate, Gold, Grader, aliases, exact_match
+from refusal_index.graded import FORCED, NOT_ATTEMPTED, graded_table
+from refusal_index.graders import Generate, Gold, Grader, LLMGrader, aliases, exact_match, labels_of, responses_of
 from refusal_index.journal import Journal, Key
 from refusal_index.prompts import FORCED_PROMPT, PROMPTS, answer_of, is_refusal, require_no_leak
 from refusal_index.questions import QuestionSet, question_set
@@ -35,7 +35,8 @@ class TwoPassRunner:
 
     Args:
         generate: from a list of texts to a list of responses of equal length.
-        grader: `exact` (offline, strict) or a function (questions, golds, answers) -> labels.
+        grader: `exact` (offline, strict) or a function (questions, golds, answers) -> labels; the grades of an
+            `LLMGrader` are journalled too.
         prompts: `paper` for all four, or some of them by name, or templates of your own.
         forced: the template that forbids refusal.
         cache: the resume journal; the same call with the same file asks only what is missing.
@@ -91,20 +92,26 @@ class TwoPassRunner:
         everyone = range(len(asked.ids))
         refused: set[int] = set()
         for template in self._templates():
-            first = self._grade(asked, everyone, self._ask(template, 1, asked, everyone, journal), template.name, 1)
+            responses = self._ask(template, 1, asked, everyone, journal)
+            first = self._grade(asked, everyone, responses, template.name, 1, journal)
             refused |= {i for i in everyone if first[i]["label"] == NOT_ATTEMPTED}
             rows += first
         again = sorted(refused)
-        rows += self._grade(asked, again, self._ask(self.forced, 2, asked, again, journal), FORCED, 2)
+        responses = self._ask(self.forced, 2, asked, again, journal)
+        rows += self._grade(asked, again, responses, FORCED, 2, journal)
         return RefusalReport(table=graded_table(rows), model=self.model, settings=dict(self.settings))
 
     def _templates(self) -> list[Template]:
-        if self.prompts == "paper":
+        if isinstance(self.prompts, str) and self.prompts == "paper":
             return list(PROMPTS.values())
+        if isinstance(self.prompts, str) or not isinstance(self.prompts, Sequence):
+            raise ValueError(f"prompts must be 'paper' or a list such as ['refuse-1'], got {self.prompts!r}")
         chosen: list[Template] = []
         for prompt in self.prompts:
             if isinstance(prompt, str) and prompt not in PROMPTS:
                 raise ValueError(f"prompts: {prompt!r} is none of {', '.join(PROMPTS)}")
+            if not isinstance(prompt, str) and not (hasattr(prompt, "name") and hasattr(prompt, "render")):
+                raise ValueError(f"prompts: {prompt!r} is neither a name nor a template with `name` and `render`")
             chosen.append(PROMPTS[prompt] if isinstance(prompt, str) else prompt)
         names = [template.name for template in chosen]
         if not names or len(set(names)) < len(names) or FORCED in names:
@@ -112,37 +119,30 @@ class TwoPassRunner:
         return chosen
 
     def _ask(
-        self, template: Template, number: int, asked: QuestionSet, which: Sequence[int], journal: Journal
+        self, template: Template, number: Literal[1, 2], asked: QuestionSet, which: Sequence[int], journal: Journal
     ) -> list[str]:
         texts = {i: template.render(asked.questions[i]) for i in which}
         keys = {i: Key(self.model, _digest(texts[i]), asked.ids[i], number) for i in which}
         missing = [i for i in which if journal.get(keys[i]) is None]
         for start in range(0, len(missing), self.batch_size):
             batch = missing[start : start + self.batch_size]
-            responses = self.generate([texts[i] for i in batch])
-            if len(responses) != len(batch) or not all(isinstance(response, str) for response in responses):
-                raise ValueError(
-                    f"generate: must return one text for each of {len(batch)}, got {len(responses)} values"
-                )
+            responses = responses_of(self.generate, [texts[i] for i in batch])
             journal.add({keys[i]: response for i, response in zip(batch, responses, strict=True)})
             if self.progress is not None:
                 self.progress(template.name, len(which) - len(missing) + start + len(batch), len(which))
         return [journal.get(keys[i]) or "" for i in which]
 
     def _grade(
-        self, asked: QuestionSet, which: Sequence[int], responses: Sequence[str], prompt: str, number: int
+        self,
+        asked: QuestionSet,
+        which: Sequence[int],
+        responses: Sequence[str],
+        prompt: str,
+        number: int,
+        journal: Journal,
     ) -> list[dict[str, Any]]:
-        attempted = [(i, answer_of(text)) for i, text in zip(which, responses, strict=True) if not is_refusal(text)]
-        grader = exact_match if isinstance(self.grader, str) else self.grader
-        labels = grader(
-            [asked.questions[i] for i, _ in attempted],
-            [asked.golds[i] for i, _ in attempted],
-            [a for _, a in attempted],
-        )
-        if len(labels) != len(attempted) or (foreign := sorted(set(labels) - set(LABELS))):
-            got = f"{len(labels)} labels" if len(labels) != len(attempted) else repr(foreign[0])
-            raise ValueError(f"grader: must return one of {', '.join(LABELS)} for each of {len(attempted)}, got {got}")
-        label_of = {i: label for (i, _), label in zip(attempted, labels, strict=True)}
+        attempted = {i: answer_of(text) for i, text in zip(which, responses, strict=True) if not is_refusal(text)}
+        label_of = self._labels(asked, attempted, journal)
         return [
             {
                 "question_id": asked.ids[i],
@@ -156,6 +156,24 @@ class TwoPassRunner:
             }
             for i, response in zip(which, responses, strict=True)
         ]
+
+    def _labels(self, asked: QuestionSet, attempted: Mapping[int, str], journal: Journal) -> dict[int, str]:
+        grader = exact_match if isinstance(self.grader, str) else self.grader
+
+        def graded(some: Sequence[int]) -> dict[int, str]:
+            golds, answers = [asked.golds[i] for i in some], [attempted[i] for i in some]
+            return dict(zip(some, labels_of(grader, [asked.questions[i] for i in some], golds, answers), strict=True))
+
+        if not isinstance(grader, LLMGrader):
+            # cheap to repeat, and a function that was corrected since must not meet its old grades
+            return graded(list(attempted))
+        texts = {i: grader.text(asked.questions[i], asked.golds[i], answer) for i, answer in attempted.items()}
+        keys = {i: Key(grader.model, _digest(texts[i]), asked.ids[i], "grade") for i in attempted}
+        missing = [i for i in attempted if journal.get(keys[i]) is None]
+        for start in range(0, len(missing), self.batch_size):
+            batch = graded(missing[start : start + self.batch_size])
+            journal.add({keys[i]: label for i, label in batch.items()})
+        return {i: journal.get(keys[i]) or NOT_ATTEMPTED for i in attempted}
 
 
 def _digest(text: str) -> str:
