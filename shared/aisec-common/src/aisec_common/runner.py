@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from aisec_common.env import command
 from aisec_common.result import read_records
@@ -143,14 +142,13 @@ class _Pool:
             self._hire()
         while any(worker.task for worker in self.workers):
             self._tell()
-            # a dead worker's pipe may stay open in a process that its trial started: watch the process itself too
-            events: dict[Any, _Worker] = {worker.connection: worker for worker in self.workers}
-            events |= {worker.process.sentinel: worker for worker in self.workers}
-            for worker in {id(events[ready]): events[ready] for ready in wait(list(events), timeout=1.0)}.values():
+            wait([worker.connection for worker in self.workers], timeout=1.0)
+            for worker in list(self.workers):
+                alive = worker.process.is_alive()  # asked first: what it said before it died is heard first
                 try:
                     if worker.connection.poll():
                         self._hear(worker, worker.connection.recv())
-                    else:
+                    elif not alive:  # its pipe may stay open in a process that its trial started
                         self._bury(worker)
                 except (EOFError, OSError):
                     self._bury(worker)
