@@ -131,6 +131,7 @@ class _LazyModel:
         if self.model is None:
             import torch
             from aisec_common.torch.device import resolve_device
+            from safetensors import SafetensorError
             from transformers.utils import logging
 
             from refusal_index.hf_generate import HFGenerate
@@ -149,9 +150,7 @@ class _LazyModel:
                     seed=config.seed,
                     chat=config.chat,
                 )
-            except Exception as error:
-                if not isinstance(error, RuntimeError) and type(error).__name__ != "SafetensorError":
-                    raise  # safetensors, which comes with transformers, derives its error from Exception
+            except (RuntimeError, SafetensorError) as error:
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise ValueError(f"--model: {config.model} cannot be loaded on {device} ({reason})") from None
             self.device = str(device)
