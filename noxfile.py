@@ -32,6 +32,7 @@ KEPT_OUT = {  # of uv.lock, and why
     "gptqmodel": "has no solution beside flwr",
     "vllm": "pins torch; the user passes the object",
 }
+SDIST_ONLY = {"hqq": "publishes no wheels; pure Python, builds anywhere"}  # all else must be a wheel at its floor
 FRAGMENT = re.compile(r"[\w+-]+\.(feature|bugfix|doc|removal|misc)(\.\d+)?\.md")
 WHEEL_SUFFIXES = {".py", ".pyi", ".typed", ".toml", ".md", ".html", ".css", ".tmpl"}
 WHEEL_BYTES = 1_000_000
@@ -215,17 +216,28 @@ def checkpoints(session: nox.Session) -> None:
 
 @for_every_member("bench")
 def bench(session: nox.Session, member: Member) -> None:
-    """Side by side with the peer library: ratios per size, printed and written as JSON (`-- --out FILE`: there)."""
+    """Side by side with the peer library: ratios per size, printed and written as JSON (`-- --out FILE`: there).
+
+    Of several scripts bench_X.py each writes FILE with _X at the end of its stem.
+    """
     scripts = sorted(member.folder.glob("benchmarks/*.py"))
     if not scripts:
         session.skip(f"{member.name} has no benchmarks")
     sync(session, "--package", member.distribution, "--group", "bench")
-    folder = Path(session.create_tmp()).absolute()
+    arguments = session.posargs or ["--out", str(Path(session.create_tmp()).absolute() / "benchmark.json")]
     with session.chdir(member.folder):
         for script in scripts:
-            record = folder / f"{script.stem}.json"
-            session.run("python", str(script.relative_to(member.folder)), *(session.posargs or ["--out", str(record)]))
-            session.log(f"wrote {record.relative_to(ROOT)}" if record.exists() else "wrote what --out names")
+            session.run("python", str(script.relative_to(member.folder)), *own_record(arguments, scripts, script))
+
+
+def own_record(arguments: list[str], scripts: list[Path], script: Path) -> list[str]:
+    """The arguments with a file of its own for each of several scripts: benchmark.json becomes benchmark_X.json."""
+    if len(scripts) == 1 or "--out" not in arguments:
+        return arguments
+    at = arguments.index("--out") + 1
+    out = Path(arguments[at])
+    own = out.with_name(f"{out.stem}_{script.stem.removeprefix('bench_')}{out.suffix}")
+    return [*arguments[:at], str(own), *arguments[at + 1 :]]
 
 
 # ---------------------------------------------------------------- releasing
@@ -329,10 +341,11 @@ def floor(session: nox.Session, member: Member, work: Path) -> Path:
     """The lowest versions that the member's own bounds allow, as a constraints file."""
     constraints = work / "floor.txt"
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    exceptions = [word for name in SDIST_ONLY for word in ("--no-binary", name)]
     with session.chdir(member.folder):
         session.run(
             UV, "pip", "compile", "pyproject.toml", "--quiet", "--no-sources", "--all-extras",
-            "--resolution", "lowest-direct", "--only-binary", ":all:", "--find-links", str(work),
+            "--resolution", "lowest-direct", "--only-binary", ":all:", *exceptions, "--find-links", str(work),
             "--python-version", version, "-o", str(constraints), external=True,
         )  # fmt: skip
     return constraints

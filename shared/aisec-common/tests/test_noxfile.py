@@ -1,11 +1,14 @@
 """The sessions refuse what they must: planted faults in a small workspace that carries the real noxfile."""
 
+import contextlib
 import importlib.util
+import io
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.resources import files
 from pathlib import Path
@@ -270,6 +273,51 @@ def test_lock_inspection_names_what_must_not_be_in_it(noxfile, tmp_path, monkeyp
     audio, fork = noxfile.lock_faults()
     assert "torchaudio" in audio
     assert "fork from a git URL" in fork
+
+
+class PlainSession:
+    """What `floor` asks of a session, without its environment."""
+
+    chdir = staticmethod(contextlib.chdir)
+
+    @staticmethod
+    def run(*command: str, external: bool) -> None:
+        subprocess.run(command, check=True, stderr=subprocess.PIPE)
+
+
+def make_sdist(folder: Path, name: str, version: str) -> None:
+    metadata = f"Metadata-Version: 2.2\nName: {name}\nVersion: {version}\n".encode()
+    stem = f"{name.replace('-', '_')}-{version}"
+    with tarfile.open(folder / f"{stem}.tar.gz", "w:gz") as archive:
+        member = tarfile.TarInfo(f"{stem}/PKG-INFO")
+        member.size = len(metadata)
+        archive.addfile(member, io.BytesIO(metadata))
+
+
+@pytest.mark.parametrize("exceptions", [{}, {"planted-source": "no wheels"}])
+def test_floor_takes_source_distributions_only_of_the_named(noxfile, tmp_path, monkeypatch, exceptions):
+    for version in ("1.0", "1.1", "1.2"):
+        make_sdist(tmp_path, "planted-source", version)
+    text = '[project]\nname = "planted"\nversion = "0.1.0"\ndependencies = ["planted-source>=1.1"]\n'
+    write(tmp_path / "room/pyproject.toml", text)
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setattr(noxfile, "SDIST_ONLY", exceptions)
+    member = noxfile.Member(folder=tmp_path / "room", pyproject={})
+    if exceptions:
+        constraints = noxfile.floor(PlainSession(), member, tmp_path).read_text(encoding="utf-8")
+        assert re.findall("^planted-source==.*", constraints, re.MULTILINE) == ["planted-source==1.1"]
+    else:
+        with pytest.raises(subprocess.CalledProcessError):
+            noxfile.floor(PlainSession(), member, tmp_path)
+
+
+def test_every_benchmark_of_a_room_writes_a_record_of_its_own(noxfile):
+    scripts = [Path("benchmarks/bench_solver.py"), Path("benchmarks/bench_walks.py")]
+    given = ["--fast", "--out", "records/benchmark.json"]
+    assert noxfile.own_record(given, scripts[:1], scripts[0]) == given
+    first, second = (noxfile.own_record(given, scripts, script) for script in scripts)
+    assert first == ["--fast", "--out", str(Path("records/benchmark_solver.json"))]
+    assert second[-1] == str(Path("records/benchmark_walks.json"))
 
 
 def test_every_member_has_its_three_sessions(noxfile):

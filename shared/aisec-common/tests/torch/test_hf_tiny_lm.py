@@ -141,3 +141,20 @@ def test_misuse_is_told() -> None:
     assert not model.training
     with pytest.raises(ValueError, match="no parameter with requires_grad"):
         train_tiny_lm(model.requires_grad_(False), successors(0), steps=1)
+
+
+def test_the_learning_rate_rises_over_the_warmup_and_falls_to_zero(monkeypatch):
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    row = torch.tensor([[1, 2, 3, 4]])
+    model = tiny_lm(10, layers=1, width=16, heads=2)
+    train_tiny_lm(model, [{"input_ids": row, "labels": row}] * 10, steps=10, learning_rate=1.0e-2, warmup=0.3)
+    assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, *(0.01 * k / 7 for k in range(6, 0, -1))])
+    with pytest.raises(ValueError, match="warmup"):
+        train_tiny_lm(model, [{"input_ids": row, "labels": row}], steps=1, warmup=1.0)

@@ -74,9 +74,10 @@ def train_tiny_lm(
     steps: int,
     learning_rate: float = 3e-3,
     weight_decay: float = 0.01,
+    warmup: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[float]:
-    """Train on next-token loss: AdamW, gradients clipped to norm 1, learning rate falling linearly to 0.
+    """Train on next-token loss: AdamW, gradients clipped to norm 1, learning rate rising and falling linearly.
 
     The loss of a batch is the mean of -log p(label_t | tokens before t) over labels that are not -100. The model is
     trained in place on its own device and left in eval mode; everything random is in `batches`.
@@ -86,8 +87,9 @@ def train_tiny_lm(
         batches: at least `steps` mappings of `input_ids`, `labels` (-100 where no loss is wanted) and, if padded,
             `attention_mask`, each of shape (rows, tokens).
         steps: optimizer steps.
-        learning_rate: of the first step.
+        learning_rate: the highest; it falls to 0 by the last step.
         weight_decay: AdamW's.
+        warmup: share of the steps over which the learning rate rises, in [0, 1).
         progress: called as `progress(steps done, steps)`.
 
     Returns:
@@ -98,11 +100,16 @@ def train_tiny_lm(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup must be in [0, 1), got {warmup}")
+    rise = int(warmup * steps)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ValueError("model has no parameter with requires_grad=True")
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=weight_decay)
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    pace = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (step + 1) / (rise + 1) if step < rise else (steps - step) / (steps - rise)
+    )
     losses: list[float] = []
     model.train()
     try:
@@ -118,7 +125,7 @@ def train_tiny_lm(
             torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
-            decay.step()
+            pace.step()
             if progress is not None:
                 progress(len(losses), steps)
             if len(losses) == steps:

@@ -1,0 +1,105 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from aisec_common.torch.hf_tiny_lm import tiny_lm
+
+from impq.comparison import JournalledValue, candidates, judge, uniform_losses
+from impq.estimate import model_game
+from impq.hf_model import batches_of
+from impq.value import TableValue, exhaustive
+
+IDS = torch.arange(240).view(8, 30) % 50
+
+
+@pytest.fixture(scope="module")
+def game():
+    model = tiny_lm(50, layers=5, width=32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3)
+    return model_game(model, IDS[:4], group_size=16, weights="resident")
+
+
+@pytest.fixture(scope="module")
+def found(game, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("journals")
+    shown = []
+    plans = candidates(
+        game,
+        folder,
+        avg_bits=(2.4, 3.2, 3.6),
+        permutations=4,
+        seeds=2,
+        shallow=3.2,
+        show=lambda *words: shown.append(words),
+    )
+    return folder, list(plans), shown
+
+
+def test_every_plan_keeps_its_budget_and_says_what_it_cost(game, found):
+    _, plans, shown = found
+    assert all(plan.plan.avg_bits <= plan.avg_bits + 1e-9 for plan in plans)
+    costs = {(c.method, c.walks): c.evaluations for c in plans if c.avg_bits == 3.2}
+    distinct = costs["shapley", "full"]
+    assert distinct <= 4 * 4 + 2
+    assert costs["isolated", ""] == 6
+    assert costs["lim", ""] == 1
+    assert costs["greedy", ""] == 5 + 4 + 1  # two low blocks
+    assert {walks for _, walks in costs} == {"", "full", "truncated"}
+    assert ("impq", "truncated") not in costs
+    assert {seed for c in plans if c.walks for seed in [c.seed]} == {0, 1}
+    assert {what for what, *_ in shown} >= {"full walks, seed 0", "truncated walks, seed 1", "greedy demotion"}
+
+
+def test_greedy_takes_the_measured_best_block_each_time(game, found):
+    _, plans, _ = found
+    table = exhaustive(game.value, 5)
+    state = 0
+    for _ in range(2):
+        state = min((state | 1 << k for k in range(5) if not state >> k & 1), key=lambda c: table[c])
+    (greedy,) = (c.plan for c in plans if c.method == "greedy" and c.avg_bits == 3.2)
+    assert greedy.coalition == state
+
+
+def test_truncated_walks_end_where_the_shallow_budgets_do(found):
+    folder, plans, _ = found
+    from impq.journal import read_header
+
+    assert read_header(folder / "truncated-0.jsonl").depth == 2
+    assert {c.avg_bits for c in plans if c.walks == "truncated"} == {3.2, 3.6}
+
+
+def test_judge_measures_each_plan_on_held_out_tokens(game, found, tmp_path):
+    _, plans, _ = found
+    held_out = game.on(batches_of(game.model, IDS[4:]))
+    rows = judge(plans, "rtn", held_out, tmp_path, show=lambda *_: None)
+    table = exhaustive(held_out.value, 5)
+    for row, candidate in zip(rows, plans, strict=True):
+        assert row["nll"] == pytest.approx(table[candidate.plan.coalition], abs=1e-5)
+        assert row["low"] == candidate.plan.coalition.bit_count()
+        assert row["perplexity"] == pytest.approx(np.exp(row["nll"]), rel=1e-3)
+    middle = model_game(game.model, IDS[:4], bits=(4, 3), group_size=16).on(batches_of(game.model, IDS[4:]))
+    uniform = uniform_losses("rtn", middle, tmp_path)
+    assert uniform == {
+        "2": pytest.approx(table[-1]),
+        "3": pytest.approx(middle.value([31])[0]),
+        "4": pytest.approx(table[0]),
+    }
+
+
+def test_journalled_values_are_asked_for_once(game, tmp_path):
+    table = np.arange(32.0)
+    asked = []
+
+    def value(coalitions):
+        asked.extend(coalitions)
+        return TableValue(table)(coalitions)
+
+    path = tmp_path / "v.jsonl"
+    assert JournalledValue(value, path, game.header)([3, 5, 3]) == [3.0, 5.0, 3.0]
+    assert JournalledValue(value, path, game.header)([5, 0, 31, 7]) == [5.0, 0.0, 31.0, 7.0]
+    assert sorted(asked) == [0, 3, 5, 7, 31]
+    with pytest.raises(ValueError, match="group_size"):
+        JournalledValue(value, path, replace(game.header, group_size=8))([1])
