@@ -8,12 +8,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from impq.apply import apply_plan, load_applied, save_applied, stored_bytes
+from impq.apply import applied_plan, apply_plan, load_applied, same_weights, save_applied
 from impq.backend import get_backend
+from impq.bit_plan import BitPlan
 from impq.blocks import find_players
 from impq.budget import Budget
 from impq.gptq_backend import collect_hessians
-from impq.plan import BitPlan
+from impq.hf_model import model_hash
 from impq.player import Player
 from impq.quantized_linear import PackedLinear
 from impq.runner import Batch, BlockRunner
@@ -71,6 +72,17 @@ def in_the_game(model: nn.Module, plan: BitPlan, hessians: dict[str, Tensor] | N
 @torch.no_grad()
 def logits(model: nn.Module) -> Tensor:
     return model(IDS).logits
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of the codes, scales and zero-points that a quantised model holds; tied layers count once."""
+    tensors = {
+        tensor.data_ptr(): tensor.nbytes
+        for module in model.modules()
+        if isinstance(module, PackedLinear)
+        for tensor in module.buffers(recurse=False)
+    }
+    return sum(tensors.values())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
@@ -143,6 +155,42 @@ def test_deployed_with_another_backend(name: str) -> None:
     assert torch.equal(applied.get_submodule(module).packed(torch.float32).dequantize(), expected.dequantize())
 
 
+@pytest.mark.parametrize(("name", "group_size"), [("hqq", 8), ("quanto", "row"), ("rtn", 5), ("gptq", 32)])
+def test_the_saved_plan_states_what_is_stored(name: str, group_size: int | str, tmp_path: Path) -> None:
+    model = language_model()
+    plan = replace(plan_for(model, (0, 2, 0)), budget=Budget(bytes=plan_for(model, (0, 2, 0)).bytes))
+    how = {"backend": name, "group_size": group_size, "sequential": name == "gptq"}
+    applied = apply_plan(model, plan, run=run, **how)
+    save_applied(applied, plan, tmp_path, **how)
+    written = BitPlan.load(tmp_path / "plan.json")
+    assert written.quantised_bytes == stored_bytes(applied)
+    assert (written.backend, written.group_size, written.sequential) == (name, group_size, name == "gptq")
+    assert (written.levels, written.budget) == (plan.levels, plan.budget)
+    assert plan.within_budget
+    assert written.within_budget == (stored_bytes(applied) <= plan.quantised_bytes)
+    assert written == applied_plan(plan, **how)
+    assert torch.equal(logits(load_applied(language_model(), tmp_path)), logits(applied))
+
+
+def test_a_plan_that_counts_other_bytes_is_not_saved(tmp_path: Path) -> None:
+    model = language_model()
+    plan = plan_for(model, (0, 2, 0))
+    applied = apply_plan(model, plan, backend="hqq", group_size=8)
+    with pytest.raises(ValueError, match=r"plan: model\.layers\.0 has \d+ packed bytes.*backend rtn, group_size 24"):
+        save_applied(applied, plan, tmp_path)
+    with pytest.raises(ValueError, match=r"plan: model\.layers\.0 has"):
+        save_applied(apply_plan(model, plan), replace(plan, levels=(2, 2, 0)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_weights_are_told() -> None:
+    model = language_model()
+    plan = replace(plan_for(model), model_hash=model_hash(model))
+    assert same_weights(model, plan)
+    assert not same_weights(language_model(seed=1), plan)
+    assert not same_weights(language_model().bfloat16(), plan)
+
+
 def test_gptq_uses_full_precision_inputs_unless_sequential(monkeypatch) -> None:
     model = language_model()
     plan = plan_for(model, (2, 2, 2), backend="gptq", group_size=32)
@@ -188,7 +236,7 @@ def test_tied_weights_stay_tied(tmp_path: Path) -> None:
     assert torch.equal(loaded(IDS), applied(IDS))
     assert stored_bytes(loaded) == plan.quantised_bytes
     assert loaded.head.weight is loaded.embedding.weight
-    assert (tmp_path / "model.safetensors").stat().st_size < 50 * 8 * 4 + 2000
+    assert (tmp_path / "packed.safetensors").stat().st_size < 50 * 8 * 4 + 2000
 
 
 def test_plans_for_another_model_name_the_first_mismatch(tmp_path: Path) -> None:
@@ -227,7 +275,7 @@ def test_wrong_calls_are_refused(tmp_path: Path) -> None:
         load_applied(model, tmp_path)
     plan.save(tmp_path / "plan.json")
     for content in (b"no tensors", save({"codes": IDS}), save({"codes": IDS}, metadata={"impq": "{}"})):
-        (tmp_path / "model.safetensors").write_bytes(content)
+        (tmp_path / "packed.safetensors").write_bytes(content)
         with pytest.raises(ValueError, match="not a quantised model"):
             load_applied(model, tmp_path)
 

@@ -1,8 +1,10 @@
 import itertools
 import sys
+from dataclasses import dataclass
 
 import pytest
 import torch
+from aisec_common.command import run_command
 from aisec_common.seeding import torch_rng
 
 from impq.backend import BACKENDS, Backend, get_backend, group_count, linear_bytes
@@ -87,6 +89,11 @@ def test_wrong_input_is_refused(name: str, weight: torch.Tensor, bits: int, grou
     assert "\n" not in str(caught.value)
 
 
+@dataclass
+class Nothing:
+    """The words of a command that takes none."""
+
+
 def test_integers_are_refused() -> None:
     with pytest.raises(TypeError, match="weight"):
         get_backend("rtn").quantize_linear(torch.ones(2, 4, dtype=torch.int8), 4, group_size=4)
@@ -97,8 +104,34 @@ def test_unknown_and_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         get_backend("awq")
     with pytest.raises(ValueError, match="backend 3"):
         get_backend(3)
-    monkeypatch.setitem(sys.modules, "impq.hqq_backend", None)
-    with pytest.raises(ImportError, match="aisec-impq\\[hqq\\]"):
-        get_backend("hqq")
     rtn = get_backend("rtn")
     assert get_backend(rtn) is rtn
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "module"), [("hqq", "hqq.core.quantize", "hqq"), ("quanto", "optimum.quanto", "optimum")]
+)
+def test_a_missing_library_is_named_as_the_command_looks_it_up(name, library, module, monkeypatch, capsys) -> None:
+    monkeypatch.delitem(sys.modules, f"impq.{name}_backend", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"backend {name} needs {module}: .*aisec-impq\[{name}\]") as caught:
+        get_backend(name)
+    assert caught.value.name == module
+
+    def work(_: object) -> None:
+        get_backend(name)
+
+    assert run_command("impq", Nothing, work, [], needs={module: name}) == 2
+    assert capsys.readouterr().err == f"impq: needs {module}: pip install 'aisec-impq[{name}]'\n"
+
+
+def test_another_import_error_keeps_its_own_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "impq.hqq_backend", raising=False)
+    monkeypatch.setitem(sys.modules, "impq.quantized_linear", None)
+    with pytest.raises(ModuleNotFoundError, match=r"impq\.quantized_linear"):
+        get_backend("hqq")
+    monkeypatch.undo()
+    monkeypatch.delitem(sys.modules, "impq.hqq_backend", raising=False)
+    monkeypatch.delattr("hqq.core.quantize.Quantizer")
+    with pytest.raises(ImportError, match="cannot import name 'Quantizer'"):
+        get_backend("hqq")

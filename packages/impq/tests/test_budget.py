@@ -65,6 +65,13 @@ def test_average_of_a_real_size_gives_that_size_back(size):
     assert Budget(avg_bits=8 * size / 144, effective=True).capacity(TWO, (4, 2)) == size - 52
 
 
+def test_a_budget_of_the_highest_width_needs_no_step():
+    assert Budget(avg_bits=4.0).most_steps(TWO, (4, 2)) == 0
+    assert Budget(avg_bits=9.0).most_steps(TWO, (4, 2)) == 0
+    assert Budget(avg_bits=3.99).most_steps(TWO, (4, 2)) == 1
+    assert Budget(avg_bits=2.0).most_steps(TWO, (4, 2)) == 2
+
+
 def test_json_round_trip():
     for budget in (Budget(avg_bits=2.5), Budget(avg_bits=3, effective=True), Budget(bytes=77)):
         assert Budget(**budget.to_json()) == budget

@@ -5,13 +5,16 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
+from aisec_common.torch.hf_tiny_lm import tiny_lm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pairwise_games import all_orders, bits_of, exact_shapley, header, pairwise_table, played, random_pairs
 
 from impq import baselines, interaction
+from impq.estimate import model_game
 from impq.interaction import quadratic
-from impq.value import Memo, TableValue
+from impq.value import Memo, TableValue, exhaustive
 
 ARMS = ("covariance", "none", "precedence", "pairwise_ls")
 SIX = np.array([0.3, 0.1, 0.2, 0.05, 0.4, 0.15])
@@ -100,6 +103,25 @@ def test_the_covariance_is_no_interaction():
             values.append(np.corrcoef(quadratic(game, arm).pair[upper], pairs[upper])[0, 1])
     assert np.mean(found["covariance"]) < -0.8
     assert np.mean(found["precedence"]) > 0.99
+
+
+@pytest.mark.parametrize("group_size", [16, "tensor"])
+def test_the_covariance_is_small_against_the_values(group_size):
+    """README, What the algebra says, 4: on the game of a trained model K is hundredths of phi or less."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(20, (8, 24), generator=generator)
+    model = tiny_lm(20, layers=5, width=32, seed=0).train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for _ in range(60):  # until it knows the text by heart
+        optimiser.zero_grad()
+        model(ids, labels=ids).loss.backward()
+        optimiser.step()
+    found = model_game(model.eval(), ids, group_size=group_size)
+    table = exhaustive(found.value, 5)
+    game = played(TableValue(table), found.header, 0, orders=all_orders(5))
+    assert game.shapley == pytest.approx(exact_shapley(table), abs=1e-9)
+    assert table[-1] - table[0] > 0.05  # quantising hurts
+    assert 0 < np.abs(quadratic(game).pair).mean() < 0.1 * np.abs(game.shapley).mean()
 
 
 @pytest.mark.parametrize("antithetic", [False, True])

@@ -1,7 +1,11 @@
 import json
+import shutil
+import sys
 
 import pytest
 import torch
+from aisec_common.files import locked
+from safetensors.torch import load_file, save_file
 
 from impq import BitPlan, Game
 from impq.apply import load_applied
@@ -38,12 +42,55 @@ def test_estimate_saves_the_game_of_the_model(checkpoint, estimated):
 
 def test_our_preset_pairs_the_walks_and_ends_them_where_the_tightest_budget_does(checkpoint, tmp_path, capsys):
     words = ["--permutations", "8", "--avg-bits", "3.0", "3.5", *SMALL]
-    status, out, _ = run(capsys, "estimate", checkpoint, "--out", tmp_path, *words)
+    status, out, _ = run(capsys, "estimate", checkpoint, "--out", tmp_path, "--blocks", "model.layers", *words)
     game = Game.load(tmp_path)
     assert status == 0
     assert (game.header.antithetic, game.header.depth) == (True, 2)
     assert len(game.orders) == 12  # 8 walks of 3 new coalitions cost what 12 of 2 do
     assert "layers.3 to 2 bits" in out
+    assert f"{game.n_memo_hits} looked up instead" in out
+    assert "never quantised: matrices (2 outside the blocks)" in out
+    assert "time outside the blocks: " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "depth"),
+    [
+        (["--avg-bits", "2.5"], None),  # three of four blocks: full walks cost hardly more
+        (["--avg-bits", "3.0"], 2),
+        (["--avg-bits", "4.0"], None),  # no block need be low
+        (["--avg-bits", "3.5", "--direction", "promote"], None),
+        (["--avg-bits", "2.5", "--depth", "2"], 2),
+        (["--direction", "promote", "--depth", "2"], 2),
+    ],
+)
+def test_walks_of_our_preset_are_full_unless_they_can_stop_half_way(words, depth, checkpoint, tmp_path, capsys):
+    status, out, err = run(capsys, "estimate", checkpoint, "--out", tmp_path, "--permutations", "4", *words, *SMALL)
+    assert status == 0, err
+    header = Game.load(tmp_path).header
+    assert (header.antithetic, header.depth) == (True, depth)
+    assert ("all high" in out) == (header.v_high is not None)
+    assert ("all low" in out) == (header.v_low is not None)
+
+
+def test_stopping_early_asks_for_the_plans_that_impq_plan_makes(checkpoint, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def settled(game, budgets, **how):
+        asked.append((len(game.orders), [budget.avg_bits for budget in budgets], how))
+        return len(game.orders) >= 6
+
+    monkeypatch.setattr("impq.plan.settled", settled)
+    words = ["--permutations", "8", "--avg-bits", "3.0", "3.5", "--stop-early", *SMALL]
+    assert run(capsys, "estimate", checkpoint, "--out", tmp_path, *words)[0] == 0
+    assert len(Game.load(tmp_path).orders) == 6
+    assert asked == [(m, [3.0, 3.5], {"interaction": "precedence"}) for m in (4, 6)]
+
+
+def test_truncated_walks_can_stop_early(checkpoint, tmp_path, capsys):
+    words = ["--permutations", "40", "--avg-bits", "3.5", "--stop-early", *SMALL]  # one block a walk
+    status, _, err = run(capsys, "estimate", checkpoint, "--out", tmp_path, *words)
+    assert status == 0, err
 
 
 def test_the_same_command_goes_on_and_evaluates_nothing_anew(checkpoint, tmp_path, monkeypatch, capsys):
@@ -71,6 +118,47 @@ def test_jobs_give_the_same_game_and_run_again(checkpoint, estimated, tmp_path, 
         assert Game.load(tmp_path).sha256 == Game.load(estimated).sha256
 
 
+@pytest.fixture
+def in_turn(monkeypatch):
+    """Jobs one after the other in this process."""
+    monkeypatch.setattr("joblib.Parallel", lambda n_jobs: lambda tasks: [do(*a, **k) for do, a, k in tasks])
+
+
+def test_jobs_join_to_a_game_that_any_later_run_goes_on_from(
+    checkpoint, estimated, tmp_path, in_turn, monkeypatch, capsys
+):
+    words = ["--permutations", "6", "--preset", "paper", *SMALL]
+    status, out, err = run(capsys, "estimate", checkpoint, "--out", tmp_path, "--jobs", "2", *words)
+    assert status == 0, err
+    assert "impq merge" not in out
+    assert "never quantised" in out
+    assert Game.load(tmp_path).sha256 == Game.load(estimated).sha256
+    monkeypatch.setattr("impq.runner.BlockRunner.__call__", lambda *_: pytest.fail("evaluated again"))
+    assert run(capsys, "estimate", checkpoint, "--out", tmp_path, *words)[0] == 0
+    words[1] = "4"
+    assert run(capsys, "estimate", checkpoint, "--out", tmp_path, "--jobs", "2", *words)[0] == 0
+    assert Game.load(tmp_path).sha256 == Game.load(estimated).head(4).sha256
+
+
+def test_jobs_lose_no_walk_of_a_run_before_them(checkpoint, tmp_path, in_turn, capsys):
+    # shallow walks are played one by one, so that the journal holds walks
+    words = ["--preset", "paper", *SMALL]
+    for permutations, jobs in ((6, "--stop-early"), (4, "--jobs=2"), (6, "--jobs=2")):
+        more = ["--permutations", permutations, jobs]
+        assert run(capsys, "estimate", checkpoint, "--out", tmp_path, *more, *words)[0] == 0
+        lines = [json.loads(line)["kind"] for line in (tmp_path / "game.jsonl").read_text().splitlines()]
+        assert lines.count("permutation") == 6
+        assert len(Game.load(tmp_path).orders) == permutations
+
+
+def test_jobs_hold_the_folder_they_join_in(checkpoint, tmp_path, in_turn, capsys):
+    with locked(tmp_path, "--out"):
+        status, _, err = run(capsys, "estimate", checkpoint, "--out", tmp_path, "--jobs", "2", *SMALL)
+    assert status == 2
+    assert "another run" in err
+    assert not list(tmp_path.glob("shard-*"))
+
+
 def test_plan_apply_eval(checkpoint, estimated, tmp_path, capsys):
     plan = tmp_path / "plan.json"
     status, out, _ = run(capsys, "plan", estimated, "--avg-bits", "3", "--out", plan)
@@ -84,11 +172,34 @@ def test_plan_apply_eval(checkpoint, estimated, tmp_path, capsys):
     ids = torch.arange(20)[None]
     assert packed(ids).logits.shape == model(ids).logits.shape
     assert not torch.equal(packed(ids).logits, model(ids).logits)
+    assert "within the budget (3 bits on average)" in out
     words = ["--text-tokens", "64", "--window", "32"]
     for extra in ([], ["--backend", "gptq", "--tokens", "64"]):
-        status, out, _ = run(capsys, "eval", checkpoint, plan, *words, *extra)
+        status, out, err = run(capsys, "eval", checkpoint, plan, *words, *extra)
         assert status == 0
         assert "under the plan" in out
+        assert err == ""
+
+
+def test_apply_says_when_other_groups_break_the_budget(checkpoint, estimated, tmp_path, capsys):
+    plan = _plan(estimated, tmp_path, "--avg-bits", "4", "--effective")
+    for group, word in ((16, "within"), (4, "ABOVE")):
+        words = ["--out", tmp_path / "packed", "--group-size", group]
+        status, out, _ = run(capsys, "apply", checkpoint, plan, *words)
+        assert status == 0
+        assert f"{word} the budget (4 bits on average, scales and zeros included)" in out
+
+
+def test_other_weights_of_the_same_shapes_are_a_warning(checkpoint, estimated, tmp_path, capsys):
+    plan, tuned = _plan(estimated, tmp_path, "--avg-bits", "3"), tmp_path / "tuned"
+    shutil.copytree(checkpoint, tuned)
+    tensors = load_file(tuned / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, tuned / "model.safetensors", {"format": "pt"})
+    words = ["--text-tokens", "64", "--window", "32"]
+    for verb, more in (("eval", words), ("apply", ["--out", tmp_path / "packed"])):
+        status, _, err = run(capsys, verb, tuned, plan, *more)
+        assert status == 0
+        assert err == f"warning: {plan} was made for other weights, or for another dtype of them\n"
 
 
 def test_a_byte_budget_and_the_paper_s_objective(estimated, tmp_path, capsys):
@@ -112,7 +223,7 @@ def test_compare_judges_every_method_and_resumes(checkpoint, tmp_path, monkeypat
         "--out",
         tmp_path,
         "--permutations",
-        "2",
+        "6",
         "--seeds",
         "3",
         "--avg-bits",
@@ -128,6 +239,7 @@ def test_compare_judges_every_method_and_resumes(checkpoint, tmp_path, monkeypat
     assert ("impq", "truncated") not in methods
     assert content["uniform"]["rtn"].keys() == {"2", "3", "4"}
     assert "truncated over full walks" in out
+    assert "over seeds of walks, text fixed; intervals need 3 seeds" in " ".join(out.split())
     assert (tmp_path / "frontier.png").stat().st_size > 5000
     assert "low" not in (tmp_path / "frontier-rtn.csv").read_text().splitlines()[0]
     monkeypatch.setattr("impq.runner.BlockRunner.__call__", lambda *_: pytest.fail("evaluated again"))
@@ -147,6 +259,9 @@ def test_compare_judges_every_method_and_resumes(checkpoint, tmp_path, monkeypat
         (["estimate", "CHECKPOINT", "--out", "OUT", "--avg-bits", "1.5", *SMALL], "smallest feasible"),
         (["estimate", "CHECKPOINT", "--out", "OUT", "--backend", "quanto", "--bits", "4", "3", *SMALL], "bits 3"),
         (["estimate", "./nosuch", "--out", "OUT"], "nosuch"),
+        (["estimate", "CHECKPOINT", "--out", "OUT", "--blocks", "nosuch", *SMALL], "model.layers"),
+        (["estimate", "./nosuch", "--out", "OUT", "--permutations", "5"], "even"),
+        (["eval", "CHECKPOINT", "nosuch.json", "--text-tokens", "1"], "text_tokens"),
         (["plan", "GAME", "--avg-bits", "1.5"], "avg_bits"),
         (["plan", "GAME"], "avg_bits or bytes"),
         (["plan", "OUT", "--avg-bits", "3"], "game.json"),
@@ -169,6 +284,25 @@ def test_a_journal_of_another_configuration_is_refused(checkpoint, estimated, ca
     status, _, err = run(capsys, "estimate", checkpoint, "--out", estimated, *other)
     assert status == 2
     assert "group_size 16" in err
+    assert f"--out {estimated}: journal" in err
+
+
+@pytest.mark.parametrize("deploy", ["hqq", "quanto"])
+def test_quantisers_that_cannot_deploy_are_told_before_the_first_walk(deploy, checkpoint, tmp_path, capsys):
+    words = ["--tokens", "64", "--window", "32", "--text-tokens", "64", "--group-size", "24", "--deploy", "rtn", deploy]
+    status, _, err = run(capsys, "compare", checkpoint, "--out", tmp_path, *words)
+    assert status == 2
+    assert err.splitlines()[-1].startswith(f"impq: deploy: {deploy} cannot store these plans (group_size 24")
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_a_missing_quantiser_is_told_before_the_model_is_loaded(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "hqq.core.quantize", None)
+    monkeypatch.delitem(sys.modules, "impq.hqq_backend", raising=False)
+    monkeypatch.setattr("impq.hf_inputs.load", lambda _: pytest.fail("loaded"))
+    status, _, err = run(capsys, "compare", checkpoint, "--out", tmp_path, "--deploy", "rtn", "hqq")
+    assert status == 2
+    assert "aisec-impq[hqq]" in err
 
 
 def test_a_plan_for_another_model_is_refused(checkpoint, tmp_path, capsys):

@@ -4,9 +4,9 @@ from importlib.util import find_spec
 
 import pytest
 
+from impq.bit_plan import BitPlan
 from impq.budget import Budget
 from impq.gptqmodel_export import gptqmodel_config, quantize_config
-from impq.plan import BitPlan
 from impq.player import Player
 
 

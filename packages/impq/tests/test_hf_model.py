@@ -43,6 +43,16 @@ class TestLoadModel:
         with pytest.raises(ValueError, match=r"no config.json"):
             load_model(str(tmp_path))
 
+    def test_packed_weights_are_no_checkpoint(self, tmp_path, model, tokenizer):
+        model.config.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        (tmp_path / "packed.safetensors").touch()
+        with pytest.raises(
+            ValueError, match=r"holds packed weights; load them with impq\.apply\.load_applied"
+        ) as caught:
+            load_model(str(tmp_path))
+        assert "\n" not in str(caught.value)
+
 
 class TestTokenWindows:
     def test_first_tokens_in_order(self, tokenizer):

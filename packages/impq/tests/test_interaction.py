@@ -94,36 +94,36 @@ def test_precedence_agrees_with_the_definition(direction, depth):
         assert coefficients(quadratic(game, "precedence")) == pytest.approx(slow, abs=1e-9)
 
 
+def refitted_error(game, penalty, together):
+    """Squared error on `together` walks at a time, under fits without them."""
+    rows, targets, _, ridge = slow_precedence(game, penalty)
+    part, error = np.arange(len(targets)) // (game.walks.length * together), 0.0
+    for m in range(part[-1] + 1):
+        kept, left = part != m, part == m
+        fit = np.linalg.solve(rows[kept].T @ rows[kept] + ridge, rows[kept].T @ targets[kept])
+        error += ((targets[left] - rows[left] @ fit) ** 2).sum()
+    return error
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
 @pytest.mark.parametrize("seed", range(4))
-def test_truncated_precedence_takes_the_penalty_with_the_least_left_out_error(seed):
-    game = played(saturating(seed), header(6, depth=3, seed=seed), 14)
-    errors = {}
-    for penalty in interaction.TRUNCATED_PENALTIES:
-        rows, targets, _, ridge = slow_precedence(game, penalty)
-        errors[penalty] = 0.0
-        for m in range(14):
-            kept, left = np.arange(42) // 3 != m, np.arange(42) // 3 == m
-            fit = np.linalg.solve(rows[kept].T @ rows[kept] + ridge, rows[kept].T @ targets[kept])
-            errors[penalty] += ((targets[left] - rows[left] @ fit) ** 2).sum()
+def test_truncated_precedence_takes_the_penalty_with_the_least_left_out_error(seed, antithetic):
+    game = played(saturating(seed), header(6, depth=3, seed=seed, antithetic=antithetic), 24 if antithetic else 14)
+    errors = {p: refitted_error(game, p, 2 if antithetic else 1) for p in interaction.TRUNCATED_PENALTIES}
     best = min(errors, key=errors.get)
     _, _, slow, _ = slow_precedence(game, best)
     assert coefficients(quadratic(game, "precedence")) == pytest.approx(slow, abs=1e-9)
 
 
-def test_the_left_out_error_is_that_of_refitting(monkeypatch):
-    game = played(saturating(5), header(6, depth=3), 14)
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_the_left_out_error_is_that_of_refitting(monkeypatch, antithetic):
+    game = played(saturating(5), header(6, depth=3, antithetic=antithetic), 24 if antithetic else 14)
     found = []
     original = interaction._left_out_error
     monkeypatch.setattr(interaction, "_left_out_error", lambda *a: found.append(original(*a)) or found[-1])
     quadratic(game, "precedence")
     for penalty, error in zip(interaction.TRUNCATED_PENALTIES, found, strict=True):
-        rows, targets, _, ridge = slow_precedence(game, penalty)
-        slow = 0.0
-        for m in range(14):
-            kept, left = np.arange(42) // 3 != m, np.arange(42) // 3 == m
-            fit = np.linalg.solve(rows[kept].T @ rows[kept] + ridge, rows[kept].T @ targets[kept])
-            slow += ((targets[left] - rows[left] @ fit) ** 2).sum()
-        assert error == pytest.approx(slow, rel=1e-8)
+        assert error == pytest.approx(refitted_error(game, penalty, 2 if antithetic else 1), rel=1e-8)
 
 
 @pytest.mark.parametrize("direction", ["demote", "promote"])
@@ -196,6 +196,11 @@ def test_misuse_is_named():
             quadratic(game, *arguments)
     with pytest.raises(ValueError, match="at least 2 walks"):
         quadratic(played(saturating(0), header(6, depth=2), 3), "precedence")
+    pairs = played(saturating(0), header(6, depth=2, antithetic=True), 12)
+    with pytest.raises(ValueError, match="at least 2 pairs"):
+        quadratic(pairs.head(10), "precedence")
+    with pytest.raises(ValueError, match="even for antithetic walks, got 11"):
+        quadratic(pairs.head(11), "precedence")
     with pytest.raises(ValueError, match="no walk takes step"):
         quadratic(played(saturating(0), header(6, depth=2), 2), "precedence")
 

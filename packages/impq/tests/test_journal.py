@@ -204,5 +204,65 @@ def test_shards_of_other_games_do_not_join(tmp_path):
         with pytest.raises(ValueError, match=words):
             merge(shards, tmp_path / "merged.jsonl")
         assert not (tmp_path / "merged.jsonl").exists()
-    with pytest.raises(ValueError, match="exists already"):
+    before = other.read_bytes()
+    with pytest.raises(ValueError, match=r"2\.jsonl exists and was made with backend hqq"):
         merge([one], other)
+    (tmp_path / "notes.txt").write_text("mine\n")
+    with pytest.raises(ValueError, match=r"notes\.txt: line 1 is damaged"):
+        merge([one], tmp_path / "notes.txt")
+    assert (other.read_bytes(), (tmp_path / "notes.txt").read_text()) == (before, "mine\n")
+
+
+def test_a_missing_walk_leaves_nothing_behind_and_the_repaired_command_works(tmp_path):
+    one, two = fill(tmp_path / "1.jsonl", [0, 2, 4]), fill(tmp_path / "2.jsonl", [1])
+    for shards, walk in (([one, two], 3), ([one], 1), ([two], 0), ([fill(tmp_path / "3.jsonl", [])], 0)):
+        with pytest.raises(ValueError, match=rf"journal all\.jsonl: walk {walk} is missing; is a shard absent"):
+            merge(shards, tmp_path / "all.jsonl")
+        assert sorted(tmp_path.glob("*all.jsonl*")) == []
+    fill(two, [3])
+    with merge([one, two], tmp_path / "all.jsonl") as merged:
+        assert sorted(merged.permutations) == [0, 1, 2, 3, 4]
+
+
+def test_an_antithetic_walk_needs_its_partner(tmp_path):
+    what = replace(HEADER, antithetic=True)
+    shard = fill(tmp_path / "1.jsonl", [0, 1, 2], what)
+    with pytest.raises(ValueError, match="walk 3 is missing"):
+        merge([shard], tmp_path / "all.jsonl")
+    fill(shard, [3], what)
+    with merge([shard], tmp_path / "all.jsonl") as merged:
+        assert len(merged.permutations) == 4
+
+
+def test_an_earlier_merge_of_the_same_game_is_replaced(tmp_path):
+    one, two, path = fill(tmp_path / "1.jsonl", [0, 1]), fill(tmp_path / "2.jsonl", [2]), tmp_path / "all.jsonl"
+    merge([one], path).close()
+    for _ in range(2):
+        with merge([one, two], path) as merged:
+            assert sorted(merged.permutations) == [0, 1, 2]
+    with merge([path, one], path) as merged:  # even onto one of the shards
+        assert sorted(merged.permutations) == [0, 1, 2]
+
+
+def test_shards_are_only_read(tmp_path):
+    shard = fill(tmp_path / "1.jsonl", [0])
+    torn = shard.read_bytes() + b'{"kind": "permu'
+    shard.write_bytes(torn)
+    with merge([shard], tmp_path / "all.jsonl") as merged:
+        assert merged.permutations == {0: losses(0)}
+    assert shard.read_bytes() == torn  # another process may be in the middle of that line
+
+
+def test_the_merged_file_is_that_of_one_run(tmp_path):
+    shards = [fill(tmp_path / f"{k}.jsonl", range(k, 6, 2)) for k in range(2)]
+    merge(shards, tmp_path / "all.jsonl").close()
+    one_run = fill(tmp_path / "one.jsonl", range(6)).read_text()
+    assert (tmp_path / "all.jsonl").read_text() == one_run.replace('"seconds": 0.5', '"seconds": 0.0')
+
+
+def test_shards_with_a_torn_end_merge_to_fewer_walks_if_those_are_asked_for(tmp_path):
+    one, two = fill(tmp_path / "one.jsonl", (0, 2, 4)), fill(tmp_path / "two.jsonl", (1,))
+    with pytest.raises(ValueError, match="walk 3 is missing"):
+        merge([one, two], tmp_path / "all.jsonl")
+    with merge([one, two], tmp_path / "all.jsonl", 3) as joint:
+        assert {0, 1, 2} <= set(joint.permutations)

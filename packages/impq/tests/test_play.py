@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pairwise_games import header, pairwise_table, played, random_pairs
 from tiny_models import batches, model_of, noisy_weights, players_of
 
-from impq.journal import merge, read_header
+from impq.journal import Journal, merge, read_header
 from impq.play import block_forwards, ends_of, measured, play, replay
 from impq.runner import BlockRunner
 from impq.value import Memo, TableValue, prefix_order
@@ -247,8 +247,8 @@ class TestShards:
             play(TableValue(table), what, 6, journal=tmp_path / f"{k}.jsonl", share=(k, 2))
         for k, walk in ((1, 0), (0, 1)):
             with (
-                merge([tmp_path / f"{k}.jsonl"], tmp_path / f"only-{k}.jsonl") as journal,
-                pytest.raises(ValueError, match=rf"journal only-{k}\.jsonl: walk {walk} is missing; is a shard"),
+                Journal(tmp_path / f"{k}.jsonl", read_header(tmp_path / f"{k}.jsonl")) as journal,
+                pytest.raises(ValueError, match=rf"journal {k}\.jsonl: walk {walk} is missing; is a shard"),
             ):
                 replay(journal)
 
@@ -256,10 +256,30 @@ class TestShards:
         with pytest.raises(KeyboardInterrupt):
             play(Asked(table_of(6), 2), header(6), 6, journal=tmp_path / "0.jsonl")
         with (
-            merge([tmp_path / "0.jsonl"], tmp_path / "merged.jsonl") as journal,
+            Journal(tmp_path / "0.jsonl", read_header(tmp_path / "0.jsonl")) as journal,
             pytest.raises(ValueError, match="walk 0 is missing"),
         ):
             replay(journal)
+
+    @pytest.mark.parametrize("antithetic", [False, True])
+    def test_the_first_walks_of_a_journal(self, tmp_path, antithetic):
+        what, table, path = header(6, antithetic=antithetic), table_of(6), tmp_path / "game.jsonl"
+        play(TableValue(table), what, 8, schedule="walk", journal=path)
+        first = play(TableValue(table), what, 4, schedule="walk")
+        with Journal(path, read_header(path)) as journal:
+            assert saved(replay(journal, 4), tmp_path / "cut") == saved(first, tmp_path / "first")
+            assert len(replay(journal).orders) == 8
+            for n, words in ((10, "walk 8 is missing"), (0, "n_permutations must be at least")):
+                with pytest.raises(ValueError, match=words):
+                    replay(journal, n)
+            if antithetic:
+                with pytest.raises(ValueError, match="at least 2 and even, got 3"):
+                    replay(journal, 3)
+
+    def test_a_journal_may_be_named_by_a_string(self, tmp_path):
+        path = tmp_path / "game.jsonl"
+        game = play(TableValue(table_of(5)), header(5), 4, journal=str(path))
+        assert play(Asked(table_of(5), 0), header(5), 4, journal=path).sha256 == game.sha256
 
 
 class TestStopWhen:

@@ -12,7 +12,7 @@ from impq.hf_embedded import lookup_task
 from impq.play import play
 from impq.scores import SCORES
 from impq.table_games import PATTERNS, TableGame, kept_game, measured_game, planted_game
-from impq.value import TableValue
+from impq.value import TableValue, exhaustive
 
 
 def parts_of(table, n):
@@ -143,6 +143,14 @@ class TestMeasured:
         assert table.losses == pytest.approx(measured.losses, abs=1e-6)
         assert table.n_block_forwards == pytest.approx(model.value.n_block_forwards)
 
+    def test_finer_players_are_planned_and_judged_at_the_same_bits(self, task):
+        game = measured_game(task, group_size="tensor", granularities=("group",), walks=4)
+        evaluations, *losses = game.finer["group"]
+        assert evaluations <= 4 * 9 + 2
+        assert len(losses) == 4
+        fine = model_game(task.model, task.held_out, group_size="tensor", granularity="group")
+        assert min(losses) >= exhaustive(fine.value, 10).min() - 1e-6
+
     def test_kept(self, game):
         recipe = {"seed": 1}
         kept_game(recipe, lambda: game)
@@ -152,5 +160,8 @@ class TestMeasured:
         assert np.array_equal(again.pruned, game.pruned)
         assert again.scores.keys() == game.scores.keys()
         assert again.header == game.header
-        other = replace(game, pruned=None)
-        assert kept_game({"seed": 2}, lambda: other).pruned is None
+        other = replace(game, pruned=None, finer={"linear": np.arange(5.0)})
+        kept = kept_game({"seed": 2}, lambda: other)
+        assert kept.pruned is None
+        assert kept.finer["linear"].tolist() == [0, 1, 2, 3, 4]
+        assert kept.scores.keys() == game.scores.keys()

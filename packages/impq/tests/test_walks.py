@@ -115,3 +115,26 @@ def test_states_of_no_game_are_refused():
         levels(0b100, 2)
     with pytest.raises(ValueError, match="player 1 has level 2"):
         coalition_of([0, 2])
+
+
+def test_the_draws_are_those_of_the_numbers_that_the_docstring_names():
+    def rng(k):
+        return np.random.default_rng(np.random.SeedSequence(3, spawn_key=(k,)))
+
+    pairs = Walks(players=7, antithetic=True, seed=3)
+    for m in range(6):
+        order = rng(m // 2).permutation(7)
+        assert pairs.order(m).tolist() == (order[::-1] if m % 2 else order).tolist()
+    # the first draw of a round decides which players its first walk takes
+    short = Walks(players=7, depth=3, seed=3)
+    for index in range(3):
+        assert set(short.order(7 * index).tolist()) == set(np.argsort(rng(index).random(7))[:3].tolist())
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+def test_walks_of_one_step_or_among_one_player_have_a_cost(antithetic):
+    assert Walks(players=6, depth=1, antithetic=antithetic).at_the_cost_of(6) == 30
+    assert Walks(players=6, depth=1, antithetic=antithetic).at_the_cost_of(1) == 12 * (
+        1 + antithetic
+    )  # every step twice
+    assert Walks(players=1, antithetic=antithetic).at_the_cost_of(4) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -17,13 +18,13 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from impq.backend import Backend, GroupSize, check_group_size, get_backend
+from impq.bit_plan import BitPlan
 from impq.blocks import block_prefix
 from impq.gptq_backend import collect_hessians
-from impq.plan import BitPlan
+from impq.hf_model import PACKED, model_hash
 from impq.quantized_linear import PackedLinear, QuantizedLinear
 from impq.weights import linear_weight, quantize_module, stores_in_out
 
-TENSORS = "model.safetensors"
 PLAN = "plan.json"
 
 
@@ -69,9 +70,7 @@ def apply_plan(
     )
     """
     check_plan(model, plan)
-    backend = get_backend(plan.backend if backend is None else backend)
-    groups = cast(GroupSize, plan.group_size if group_size is None else group_size)
-    check_group_size(groups)
+    backend, groups = _quantiser(plan, backend, group_size)
     if backend.needs_hessian and run is None:
         raise ValueError(f"run is missing; backend {backend.name} needs it to feed the calibration text to the model")
     if sequential and not backend.needs_hessian:
@@ -87,6 +86,13 @@ def apply_plan(
             packed = quantize_module(applied, name, backend, width, groups, hessians.pop(name, None))
             _replace(applied, name, packed)
     return applied
+
+
+def _quantiser(plan: BitPlan, backend: str | Backend | None, group_size: GroupSize | None) -> tuple[Backend, GroupSize]:
+    """What is asked for, or what the plan's game was played with."""
+    groups = cast(GroupSize, plan.group_size if group_size is None else group_size)
+    check_group_size(groups)
+    return get_backend(plan.backend if backend is None else backend), groups
 
 
 def check_plan(model: nn.Module, plan: BitPlan) -> None:
@@ -121,29 +127,74 @@ def _block_list(model: nn.Module, plan: BitPlan) -> nn.ModuleList | None:
     return cast(nn.ModuleList, model.get_submodule(name))
 
 
-def stored_bytes(model: nn.Module) -> int:
-    """Bytes of the codes, scales and zero-points that a quantised model holds; tied layers count once.
+def same_weights(model: nn.Module, plan: BitPlan) -> bool:
+    """Whether the plan was made for exactly these weights, in this dtype.
 
-    >>> stored_bytes(nn.Linear(2, 2))
-    0
+    `apply_plan` asks for the same modules and shapes only, so that a plan can serve a fine-tuned model.
     """
-    tensors = {
-        tensor.data_ptr(): tensor.nbytes
-        for module in model.modules()
-        if isinstance(module, PackedLinear)
-        for tensor in module.buffers(recurse=False)
-    }
-    return sum(tensors.values())
+    return model_hash(model) == plan.model_hash
 
 
-def save_applied(model: nn.Module, plan: BitPlan, folder: Path) -> None:
-    """Writes a quantised model as model.safetensors and the plan behind it as plan.json.
+def applied_plan(
+    plan: BitPlan,
+    *,
+    backend: str | Backend | None = None,
+    group_size: GroupSize | None = None,
+    sequential: bool = False,
+) -> BitPlan:
+    """The plan with the bytes that another quantiser or group size needs; its `within_budget` may become false.
+
+    Args:
+        plan: as solved; which player gets how many bits does not change.
+        backend, group_size, sequential: as given to `apply_plan`.
+
+    Raises:
+        ValueError: the backend or the group size is unknown or does not fit a layer.
+
+    >>> from impq.budget import Budget
+    >>> from impq.player import Player
+    >>> player = Player(name="0", block=0, modules=("0",), shapes=((4, 8),), nbytes=(36, 26))
+    >>> plan = BitPlan(model_name="m", model_hash="", backend="rtn", group_size=4, granularity="linear", widths=(4, 2),
+    ...     players=(player,), levels=(1,), other_bytes=0, budget=Budget(bytes=30))
+    >>> other = applied_plan(plan, backend="hqq")
+    >>> plan.bytes, plan.within_budget, other.backend, other.bytes, other.within_budget
+    (26, True, 'hqq', 40, False)
+    """
+    backend, groups = _quantiser(plan, backend, group_size)
+    players = tuple(
+        replace(
+            player,
+            nbytes=tuple(sum(backend.nbytes(*shape, bits, groups) for shape in player.shapes) for bits in plan.widths),
+        )
+        for player in plan.players
+    )
+    return replace(plan, players=players, backend=backend.name, group_size=groups, sequential=sequential)
+
+
+def save_applied(
+    model: nn.Module,
+    plan: BitPlan,
+    folder: Path,
+    *,
+    backend: str | Backend | None = None,
+    group_size: GroupSize | None = None,
+    sequential: bool = False,
+) -> None:
+    """Writes a quantised model as packed.safetensors, which `load_applied` reads, and `applied_plan` as plan.json.
 
     Tensors shared by several names are stored once.
 
+    Args:
+        model: what `apply_plan` returned.
+        plan, backend, group_size, sequential: as given to `apply_plan`.
+        folder: where to.
+
     Raises:
-        ValueError: the model holds no packed layer.
+        ValueError: the model holds no packed layer, or others than the plan counts.
     """
+    packed = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, PackedLinear)}
+    if not packed:
+        raise ValueError("model holds no packed layer; pass what apply_plan returned")
     layers = {
         name: {
             "shape": [module.out_features, module.in_features],
@@ -151,11 +202,17 @@ def save_applied(model: nn.Module, plan: BitPlan, folder: Path) -> None:
             "group": module.group,
             "zero_kind": module.zero_kind,
         }
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, PackedLinear)
+        for name, module in packed.items()
     }
-    if not layers:
-        raise ValueError("model holds no packed layer; pass what apply_plan returned")
+    plan = applied_plan(plan, backend=backend, group_size=group_size, sequential=sequential)
+    for player, level in zip(plan.players, plan.levels, strict=True):
+        linears = [packed[name] for name in player.modules if name in packed]
+        stored = sum(tensor.nbytes for linear in linears for tensor in linear.buffers(recurse=False))
+        if stored != player.nbytes[level]:
+            raise ValueError(
+                f"plan: {player.name} has {stored} packed bytes, the plan counts {player.nbytes[level]} for backend "
+                f"{plan.backend}, group_size {plan.group_size}; give backend and group_size as to apply_plan"
+            )
     first: dict[tuple[int, torch.Size, torch.dtype], str] = {}
     tensors, same_as = {}, {}
     for name, tensor in model.state_dict().items():
@@ -165,7 +222,7 @@ def save_applied(model: nn.Module, plan: BitPlan, folder: Path) -> None:
         else:
             same_as[name] = known
     metadata = {"impq": json.dumps({"schema": 1, "layers": layers, "same_as": same_as})}
-    write_atomic(folder / TENSORS, save(tensors, metadata=metadata))
+    write_atomic(folder / PACKED, save(tensors, metadata=metadata))
     plan.save(folder / PLAN)
 
 
@@ -181,14 +238,14 @@ def load_applied(model: nn.Module, folder: Path) -> nn.Module:
     check_plan(model, BitPlan.load(folder / PLAN))
     device = next(model.parameters()).device
     try:
-        with safe_open(folder / TENSORS, framework="pt", device=str(device)) as file:
+        with safe_open(folder / PACKED, framework="pt", device=str(device)) as file:
             described = json.loads(file.metadata()["impq"])
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         same_as: dict[str, str] = described["same_as"]
         tensors |= {name: tensors[known] for name, known in same_as.items()}
         layers = {name: _packed(name, layer, tensors) for name, layer in described["layers"].items()}
     except Exception as error:
-        raise ValueError(f"folder: {folder / TENSORS} is not a quantised model ({type(error).__name__})") from None
+        raise ValueError(f"folder: {folder / PACKED} is not a quantised model ({type(error).__name__})") from None
     applied = _shared_copy(model)
     for name, packed in layers.items():
         linear_weight(applied, name)

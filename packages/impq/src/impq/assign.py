@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-from impq.exchange import TIE, Flags, Floats, Integers, Programme, exchange_search, smaller
+from impq.exchange import TIE, Flags, Programme, exchange_search, smaller
 from impq.relaxation import settle
+from impq.spqe import Floats, Integers
 
 ENUMERABLE = 14  # free steps up to which all plans are tried
 MOST_PRODUCTS = 10_000  # beyond it HiGHS needs longer than any limit for a root bound weaker than the one at hand

@@ -13,7 +13,7 @@ from impq.quantized_linear import QuantizedLinear, packed_bytes
 GroupSize = int | Literal["row", "tensor"]
 SCALE_BYTES = 2
 BACKENDS = ("rtn", "gptq", "hqq", "quanto")
-LIBRARIES = {"hqq": "hqq", "quanto": "optimum-quanto"}
+LIBRARIES = {"hqq": "hqq", "quanto": "optimum"}  # top-level modules
 
 
 @runtime_checkable
@@ -52,7 +52,7 @@ def get_backend(backend: str | Backend) -> Backend:
 
     Raises:
         ValueError: unknown name, or an object that is no Backend.
-        ImportError: the library behind the name is not installed.
+        ModuleNotFoundError: the library behind the name is not installed; `name` is its top-level module.
 
     >>> get_backend("gptq").needs_hessian
     True
@@ -63,11 +63,12 @@ def get_backend(backend: str | Backend) -> Backend:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}")
     try:
         found: Backend = import_module(f"impq.{backend}_backend").BACKEND
-    except ImportError as error:
-        if backend not in LIBRARIES:
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing != LIBRARIES.get(backend):
             raise
-        raise ImportError(
-            f"backend {backend} needs {LIBRARIES[backend]}: pip install 'aisec-impq[{backend}]'"
+        raise ModuleNotFoundError(
+            f"backend {backend} needs {missing}: pip install 'aisec-impq[{backend}]'", name=missing
         ) from error
     return found
 

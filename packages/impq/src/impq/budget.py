@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from impq.exchange import Integers
 from impq.player import Player
+from impq.spqe import Integers
 
 ROUNDING = 1e-12  # 8 * bytes / weights, multiplied back, may fall short of the bytes by this share
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,32 +22,24 @@ from rich.table import Table
 
 from impq.budget import Budget
 from impq.config import (
-    PYDOC,
     ApplyConfig,
     CompareConfig,
     EstimateConfig,
     EvalConfig,
-    GameConfig,
     MergeConfig,
-    ModelConfig,
     PlanConfig,
-    groups_of,
+    PlannedConfig,
 )
-from impq.corpus import Part, python_documentation
 from impq.game import Game
 from impq.header import GameHeader
 from impq.plan import BitPlan, solve
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from impq.estimate import ModelGame
 
 GIB = 2**30
-ROWS = 8  # windows in a batch
 NEEDS = {"hqq": "hqq", "optimum": "quanto"}
-Show = Callable[[str, int, int], None]
 
 Command = (
     Annotated[EstimateConfig, tyro.conf.subcommand("estimate")]
@@ -79,91 +73,127 @@ def _estimate(config: EstimateConfig) -> None:
     if config.jobs > 1:
         _estimate_in_shards(config)
         return
-    with locked(config.out, "--out"), counting() as show:
-        found = _model_game(
-            config,
-            *_load(config),
-            show,
-            bits=config.bits,
-            granularity=config.granularity,
-            payoff=config.payoff,
-            weights=config.weights,
-            cache_bytes=int(config.cache_gib * GIB),
-        )
-        header, n = _walks(config, found.header)
-        from impq.plan import settled
-        from impq.play import play
-
-        budgets = [Budget(avg_bits=bits) for bits in config.avg_bits]
-        game = play(
-            found.value,
-            header,
-            n,
-            journal=config.out / "game.jsonl",
-            share=config.share,
-            stop_when=(lambda game: settled(game, budgets, interaction="none")) if config.stop_early else None,
-            progress=lambda done, total: show("walks", done, total),
-        )
+    game, about = _measured(config)
     if config.share == (0, 1):
         _save(game, config.out)
     else:
         print(f"{len(game.orders)} walks of shard {config.shard} are in {config.out}: `impq merge` joins the shards")
+    print(about)
+
+
+def _measured(config: EstimateConfig) -> tuple[Game, str]:
+    """The game of one share of the walks, and what else there is to say of it."""
+    from impq.backend import get_backend
+    from impq.blocks import skipped
+    from impq.hf_inputs import calibration, game_of, load
+    from impq.plan import settled
+    from impq.play import play
+
+    backend = get_backend(config.backend)
+    with _at_work(config.out), counting() as show:
+        model, tokenizer = load(config)
+        found = game_of(
+            config,
+            model,
+            calibration(config, model, tokenizer),
+            backend,
+            show,
+            bits=config.bits,
+            granularity=config.granularity,
+            blocks=config.blocks,
+            payoff=config.payoff,
+            weights=config.weights,
+            cache_bytes=int(config.cache_gib * GIB),
+        )
+        header = _walks(config, found.header)
+        budgets = [Budget(avg_bits=bits) for bits in config.avg_bits]
+
+        def enough(game: Game) -> bool:
+            return settled(game, budgets, interaction=PlanConfig.interaction)
+
+        start = time.perf_counter()
+        game = play(
+            found.value,
+            header,
+            header.walks.at_the_cost_of(config.permutations),
+            journal=config.out / "game.jsonl",
+            share=config.share,
+            stop_when=enough if config.stop_early else None,
+            progress=lambda done, total: show("walks", done, total),
+        )
+        seconds = time.perf_counter() - start
+    kinds = Counter(skipped(model, blocks=config.blocks).values())
+    matrices = ", ".join(f"{number} {kind}" for kind, number in kinds.items()) or "none"
+    about = f"never quantised: matrices ({matrices}), norms and biases; {header.other_bytes:,} bytes"
+    if found.value.n_evaluations:
+        about += f"\ntime outside the blocks: {found.value.head_seconds / seconds:.0%}"
+    return game, about
 
 
 def _estimate_in_shards(config: EstimateConfig) -> None:
-    """One process and one model per shard; joblib carries them, with Ray where the user registered it."""
+    """One process and one model for each shard on this host; on many hosts, run one `--shard i/n` each and merge."""
     from joblib import Parallel, delayed
 
     parts = [
         replace(config, jobs=1, shard=f"{k + 1}/{config.jobs}", out=config.out / f"shard-{k + 1}")
         for k in range(config.jobs)
     ]
-    Parallel(n_jobs=config.jobs)(delayed(_estimate)(part) for part in parts)
-    joint = config.out / "shards.jsonl"
-    joint.unlink(missing_ok=True)  # of a run with fewer walks
-    _join([part.out for part in parts], joint)
+    journal = config.out / "game.jsonl"
+    with _at_work(config.out):
+        for part in parts:
+            require_writable(part.out, "--out")
+        abouts = Parallel(n_jobs=config.jobs)(delayed(_measured_apart)(part) for part in parts)
+        earlier = [journal] if journal.exists() else []  # may hold walks of a run with other shards
+        _join([*(part.out / "game.jsonl" for part in parts), *earlier], config.out, config.permutations)
+    print(abouts[0])
 
 
-def _walks(config: EstimateConfig, header: GameHeader) -> tuple[GameHeader, int]:
-    """Depth and kind of walks by preset; shallower walks are as many as cost the evaluations of full ones."""
-    ours, steps, depth = config.preset == "aisec", header.walks.steps, config.depth
-    if depth is None and ours:
+def _measured_apart(config: EstimateConfig) -> str:
+    return _measured(config)[1]
+
+
+def _walks(config: EstimateConfig, header: GameHeader) -> GameHeader:
+    """Depth and kind of the walks by preset."""
+    ours, depth = config.preset == "aisec", config.depth
+    if depth is None and ours and config.direction == "demote":
         budgets = [Budget(avg_bits=bits) for bits in config.avg_bits]
-        depth = max(budget.most_steps(header.players, header.bits, header.other_bytes) for budget in budgets)
-    header = replace(
-        header,
-        antithetic=ours,
-        depth=depth if depth is not None and depth < steps else None,
-        direction=config.direction,
-        seed=config.seed,
-    )
-    return header, header.walks.at_the_cost_of(config.permutations)
+        most = max(budget.most_steps(header.players, header.bits, header.other_bytes) for budget in budgets)
+        if 0 < most <= header.walks.steps // 2:  # nearly full walks would save little and lose the covariance
+            depth = most
+    return replace(header, antithetic=ours, depth=depth, direction=config.direction, seed=config.seed)
 
 
 def _save(game: Game, folder: Path) -> None:
     game.save(folder)
-    table = Table("block", "loss by demotion", "95 %", title=f"{game.header.model_name}, {len(game.orders)} walks")
-    for name, phi, (low, high) in zip(game.header.steps, game.shapley, game.ci(), strict=True):
+    header = game.header
+    table = Table("block", "loss by demotion", "95 %", title=f"{header.model_name}, {len(game.orders)} walks")
+    for name, phi, (low, high) in zip(header.steps, game.shapley, game.ci(), strict=True):
         table.add_row(name, f"{phi:.4f}", f"[{low:.4f}, {high:.4f}]")
     _console().print(table)
-    low_loss = "" if game.header.v_low is None else f", all low {game.header.v_low:.4f}"
-    print(f"loss all high {game.header.v_high:.4f}{low_loss} {game.header.loss_unit}")
+    ends = {"all high": header.v_high, "all low": header.v_low}
+    known = ", ".join(f"{end} {loss:.4f}" for end, loss in ends.items() if loss is not None)
+    print(f"loss {known} {header.loss_unit}")
     print(
-        f"{game.n_evaluations} evaluations, {game.n_block_forwards:.0f} block-forwards; saved: {folder / 'game.json'}"
+        f"{game.n_evaluations} evaluations, {game.n_memo_hits} looked up instead, "
+        f"{game.n_block_forwards:.0f} block-forwards; saved: {folder / 'game.json'}"
     )
 
 
 def _merge(config: MergeConfig) -> None:
     require_writable(config.out, "--out")
-    _join(config.shards, config.out / "game.jsonl")
+    with locked(config.out, "--out"):
+        _join([shard / "game.jsonl" for shard in config.shards], config.out)
 
 
-def _join(shards: Sequence[Path], journal: Path) -> None:
-    from impq.journal import merge
+def _join(journals: Sequence[Path], folder: Path, permutations: int | None = None) -> None:
+    """Joins journals and saves the game of all their walks, or of the first ones that `permutations` asks for."""
+    from impq.journal import merge, read_header
     from impq.play import replay
 
-    with merge([folder / "game.jsonl" for folder in shards], journal) as joint:
-        _save(replay(joint), journal.parent)
+    first = read_header(journals[0]) if permutations is not None else None
+    n = None if first is None or permutations is None else first.walks.at_the_cost_of(permutations)
+    with merge(journals, folder / "game.jsonl", n) as joint:
+        _save(replay(joint, n), folder)
 
 
 def _plan(config: PlanConfig) -> None:
@@ -180,25 +210,34 @@ def _plan(config: PlanConfig) -> None:
 
 def _apply(config: ApplyConfig) -> None:
     require_writable(config.out, "--out")
-    plan = BitPlan.load(config.plan)
-    model, tokenizer = _load(config)
-    from impq.apply import save_applied
+    plan, applied, model, tokenizer = _applied(config, config.sequential)
+    from impq.apply import PLAN, save_applied
+    from impq.hf_model import PACKED
 
-    save_applied(_applied(config, model, tokenizer, plan, config.sequential), plan, config.out)
+    save_applied(
+        applied, plan, config.out, backend=config.backend, group_size=config.groups, sequential=config.sequential
+    )
     model.config.save_pretrained(config.out)
     tokenizer.save_pretrained(config.out)
-    size = sum(path.stat().st_size for path in config.out.glob("*.safetensors"))
-    print(f"saved: {config.out}, {size:,} bytes of weights; the plan counts {plan.bytes:,}")
+    stored = BitPlan.load(config.out / PLAN)
+    kept = "within" if stored.within_budget else "ABOVE"
+    print(f"{stored.bytes:,} bytes by {stored.backend}, {kept} the budget ({_words(stored.budget)})")
+    print(f"saved: {config.out / PACKED}, {(config.out / PACKED).stat().st_size:,} bytes")
+
+
+def _words(budget: Budget) -> str:
+    if budget.bytes is not None:
+        return f"{budget.bytes:,} bytes"
+    return f"{budget.avg_bits:g} bits on average{', scales and zeros included' if budget.effective else ''}"
 
 
 def _evaluate(config: EvalConfig) -> None:
-    plan = BitPlan.load(config.plan)
-    model, tokenizer = _load(config)
-    from impq.hf_model import batches_of, nll
+    from impq.hf_inputs import held_out
+    from impq.hf_model import nll
 
-    batches = batches_of(model, _windows(config, tokenizer, config.text, "test", config.text_tokens), ROWS)
+    plan, applied, model, tokenizer = _applied(config)
+    batches = held_out(config, model, tokenizer)
     table = Table("model", "bits", "loss, nats per token", "perplexity")
-    applied = _applied(config, model, tokenizer, plan, False)
     for name, bits, judged in (("as given", "", model), ("under the plan", f"{plan.avg_bits:.3f}", applied)):
         sums, counts = nll(judged, batches)
         loss = float(sums.sum() / counts.sum())
@@ -209,13 +248,20 @@ def _evaluate(config: EvalConfig) -> None:
 def _compare(config: CompareConfig) -> None:
     folder, start = config.folder, time.perf_counter()
     require_writable(folder, "--out")
-    with locked(folder, "--out"), counting() as show:
-        model, tokenizer = _load(config)
-        from impq import comparison, frontier
-        from impq.hf_model import batches_of, nll
+    from impq import comparison, frontier
+    from impq.backend import get_backend
+    from impq.hf_inputs import calibration, game_of, held_out, load
+    from impq.hf_model import nll
 
-        held_out = batches_of(model, _windows(config, tokenizer, config.text, "test", config.text_tokens), ROWS)
-        game = _model_game(config, model, tokenizer, show)
+    deploy = {name: get_backend(name) for name in config.deploy}
+    with _at_work(folder), counting() as show:
+        model, tokenizer = load(config)
+        here, there = calibration(config, model, tokenizer), held_out(config, model, tokenizer)
+        game = game_of(config, model, here, get_backend(config.backend), show, bits=comparison.BITS)
+        widths = {
+            name: comparison.judged_bits(backend, game.header.players, config.groups)
+            for name, backend in deploy.items()
+        }
         found = list(
             comparison.candidates(
                 game,
@@ -228,14 +274,11 @@ def _compare(config: CompareConfig) -> None:
             )
         )
         rows, uniform = [], {}
-        for backend in config.deploy:
-            mine = replace(config, backend=backend)
-            rows += comparison.judge(
-                found, backend, _model_game(mine, model, tokenizer, show).on(held_out), folder, show=show
-            )
-            middle = _model_game(mine, model, tokenizer, show, bits=(4, 3)).on(held_out)
-            uniform[backend] = comparison.uniform_losses(backend, middle, folder)
-        sums, counts = nll(model, held_out)
+        for name, backend in deploy.items():
+            judged = game_of(config, model, here, backend, show, bits=widths[name]).on(there)
+            mine, uniform[name] = comparison.judge(found, name, judged, folder, show=show)
+            rows += mine
+        sums, counts = nll(model, there)
     differences = frontier.differences(rows)
     content = {
         "model": config.name,
@@ -256,81 +299,48 @@ def _compare(config: CompareConfig) -> None:
         },
     }
     frontier.write_comparison(folder, content)
-    for backend in config.deploy:
-        _print_rows(f"{config.name}, {backend}: held-out loss", frontier.frontier_table(rows, backend))
-    _print_rows("paired over seeds of walks", differences)
+    for name in deploy:
+        _print_rows(f"{config.name}, {name}: held-out loss", frontier.frontier_table(rows, name))
+    _print_rows(frontier.DIFFERENCES, differences)
     print(f"saved: {folder / 'comparison.json'}, {folder / 'frontier.png'}")
 
 
-def _load(config: ModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    import torch
-    from aisec_common.torch.device import resolve_device
-    from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    from impq.hf_model import load_model
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    device = resolve_device(config.device)
-    try:
-        return load_model(config.model, device=device, dtype=getattr(torch, config.dtype))
-    except (RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"model: {config.model} cannot be loaded on {device} ({reason})") from None
-
-
-def _windows(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, source: str, part: Part, tokens: int) -> Tensor:
-    from impq.hf_model import token_windows
-
-    text = python_documentation()[part] if source == PYDOC else Path(source).read_text(encoding="utf-8")
-    return token_windows(tokenizer, text, tokens, min(config.window, tokens))
-
-
-def _model_game(
-    config: GameConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    show: Show,
-    **settings: Any,
-) -> ModelGame:
-    from impq.estimate import model_game
-    from impq.hf_model import batches_of
-
-    calibration = _windows(config, tokenizer, config.calib, "calibration", config.tokens)
-    return model_game(
-        model,
-        batches_of(model, calibration, ROWS),
-        backend=config.backend,
-        group_size=groups_of(config.group_size),
-        name=config.name,
-        progress=lambda done, total: show(f"quantising, {config.backend}", done, total),
-        **settings,
-    )
+@contextmanager
+def _at_work(folder: Path) -> Iterator[None]:
+    """Holds the folder of a run; what is wrong with a journal in it is told with the option that named it."""
+    with locked(folder, "--out"):
+        try:
+            yield
+        except ValueError as error:
+            if str(error).startswith("journal"):
+                raise ValueError(f"--out {folder}: {error}") from None
+            raise
 
 
 def _applied(
-    config: ApplyConfig | EvalConfig,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    plan: BitPlan,
-    sequential: bool,
-) -> Any:
-    from impq.apply import apply_plan
+    config: PlannedConfig, sequential: bool = False
+) -> tuple[BitPlan, Any, PreTrainedModel, PreTrainedTokenizerBase]:
+    """The plan, the model under it, the model as given and its tokenizer."""
+    from impq.apply import apply_plan, same_weights
     from impq.backend import get_backend
-    from impq.hf_model import batches_of
+    from impq.hf_inputs import calibration, load
     from impq.runner import evaluation
 
+    plan = BitPlan.load(config.plan)
     backend, run = get_backend(config.backend or plan.backend), None
+    model, tokenizer = load(config)
+    if not same_weights(model, plan):
+        print(f"warning: {config.plan} was made for other weights, or for another dtype of them", file=sys.stderr)
     if backend.needs_hessian:
-        calibration = batches_of(model, _windows(config, tokenizer, config.calib, "calibration", config.tokens), ROWS)
+        batches = calibration(config, model, tokenizer)
 
         def run(one: Any) -> None:
             with evaluation(one):
-                for batch in calibration:
+                for batch in batches:
                     one(**batch.inputs)
 
-    groups = None if config.group_size is None else groups_of(config.group_size)
-    return apply_plan(model, plan, backend=backend, group_size=groups, run=run, sequential=sequential)
+    applied = apply_plan(model, plan, backend=backend, group_size=config.groups, run=run, sequential=sequential)
+    return plan, applied, model, tokenizer
 
 
 def _print_rows(title: str, rows: Sequence[dict[str, Any]]) -> None:

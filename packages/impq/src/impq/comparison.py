@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from impq import baselines
+from impq.backend import Backend, GroupSize, check_bits
 from impq.budget import Budget
 from impq.estimate import ModelGame
 from impq.game import Game
@@ -19,9 +20,14 @@ from impq.interaction import Interaction
 from impq.journal import Journal, read_header
 from impq.plan import BitPlan, plan_of, solve
 from impq.play import ends_of, measured, play
+from impq.player import Player
 from impq.value import Memo, Value, prefix_order
+from impq.walks import coalition_of
 
 Show = Callable[[str, int, int], None]
+BITS = (4, 2)  # of the games and plans
+SHIPPED = 3  # the uniform width that users ship today
+DRAWS = 3  # of random and of shuffled scores
 CHUNK = 16  # coalitions between two writes of a journal
 INTERACTIONS: Mapping[Interaction, str] = {
     "covariance": "impq",
@@ -66,10 +72,10 @@ class JournalledValue:
         memo = Memo(self.value, self.header.steps)
         if not self.known:
             old = read_header(self.path)
-            if old is None:
-                self.header = measured(memo, self.header)
-            else:
+            if old is not None:
                 self.header = replace(self.header, v_high=old.v_high, v_low=old.v_low)
+            elif self.header.v_start is None:
+                self.header = measured(memo, self.header)
             self.known = ends_of(self.header)
         with Journal(self.path, self.header) as journal:
             self.known |= journal.coalitions
@@ -158,14 +164,15 @@ def _baselines(
         "lim": (game.score("lim"), 1),
         "llm_mq": (game.score("llm_mq"), 1),
         "activation": (game.score("activation"), 1),
-        "shuffled": (baselines.shuffled(any_game.shapley, seed=0), any_game.n_evaluations),
     }
-    scores |= {f"random_{seed}": (baselines.random_scores(steps, seed=seed), 0) for seed in range(3)}
-    for name, (values, evaluations) in scores.items():
-        method, _, seed = name.partition("_") if name.startswith("random") else (name, "", "0")
+    drawn = [(name, 0, *found) for name, found in scores.items()]
+    for seed in range(DRAWS):
+        drawn.append(("shuffled", seed, baselines.shuffled(any_game.shapley, seed=seed), any_game.n_evaluations))
+        drawn.append(("random", seed, baselines.random_scores(steps, seed=seed), 0))
+    for method, seed, values, evaluations in drawn:
         for bits, budget in budgets.items():
             plan = solve(any_game, budget, scores=values)
-            yield Candidate(method=method, seed=int(seed), avg_bits=bits, plan=plan, evaluations=evaluations)
+            yield Candidate(method=method, seed=seed, avg_bits=bits, plan=plan, evaluations=evaluations)
     value.show = None
     rounds = 0
 
@@ -176,42 +183,63 @@ def _baselines(
         show("greedy demotion", min(rounds, deep), deep)
         return losses
 
-    order, _ = baselines.greedy_order(one_round, steps, deep)
+    order = baselines.greedy_order(one_round, steps, deep)[0] if deep else np.zeros(0, dtype=np.int64)
     for bits, budget in budgets.items():
-        need = budget.costs(header.players, header.bits).sum() - budget.capacity(
-            header.players, header.bits, header.other_bytes
-        )
-        saved = np.cumsum(budget.costs(header.players, header.bits)[order])
-        taken = int(np.searchsorted(saved, need)) + 1
+        costs = budget.costs(header.players, header.bits)
+        excess = int(costs.sum()) - budget.capacity(header.players, header.bits, header.other_bytes)
+        taken = int(np.searchsorted(np.cumsum([0, *costs[order]]), excess))  # the fewest that save as much
         low = np.zeros(steps, dtype=bool)
         low[order[:taken]] = True
         asked = sum(steps - k for k in range(taken)) + 1
         yield Candidate(method="greedy", avg_bits=bits, plan=plan_of(header, low, budget), evaluations=asked)
 
 
+def judged_bits(quantiser: Backend, players: Sequence[Player], group_size: GroupSize) -> tuple[int, ...]:
+    """The widths that a quantiser is judged at: those of the plans, and 3 bit for all where it can make them.
+
+    Raises:
+        ValueError: if it cannot make a width of the plans, or its groups do not fit a layer.
+    """
+    try:
+        for width in BITS:
+            check_bits(quantiser, width)
+            for player in players:
+                for out, in_ in player.shapes:
+                    quantiser.nbytes(out, in_, width, group_size)
+    except ValueError as error:
+        raise ValueError(f"deploy: {quantiser.name} cannot store these plans ({error})") from None
+    return tuple(width for width in (BITS[0], SHIPPED, BITS[1]) if width in {*BITS, *quantiser.supported_bits})
+
+
 def judge(
     found: Sequence[Candidate], quantiser: str, game: ModelGame, folder: Path, *, show: Show
-) -> list[dict[str, Any]]:
-    """Held-out loss and perplexity of every plan under one quantiser, a row each.
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Held-out loss and perplexity of every plan under one quantiser, and the loss with one width for all.
 
     Args:
         found: the plans.
         quantiser: its name.
-        game: the same players under that quantiser, on held-out tokens.
-        folder: of the journals.
+        game: the same players under that quantiser, on held-out tokens, at the widths of the plans or more.
+        folder: of the journals; one made on other tokens or at other widths has another name and stays.
         show: called as `show(what, done, total)`.
+
+    Returns:
+        A row for every plan, and losses of uniform plans by width.
     """
+    header = game.header
+    players, bits = header.players, header.bits
     value = JournalledValue(
         game.value,
-        folder / f"held-out-{quantiser}.jsonl",
-        game.header,
+        folder / f"held-out-{quantiser}-{header.config_hash[:8]}.jsonl",
+        header,
         lambda done, total: show(f"held out, {quantiser}", done, total),
     )
-    players = game.header.players
+    levels = [[bits.index(width) for width in candidate.plan.bits.values()] for candidate in found]
+    levels += [[level] * len(players) for level in range(len(bits))]
+    losses = value([coalition_of(one, len(bits)) for one in levels])
     rows = []
-    for candidate, loss in zip(found, value([candidate.plan.coalition for candidate in found]), strict=True):
-        levels = candidate.plan.levels
-        nbytes = sum(player.nbytes[level] for player, level in zip(players, levels, strict=True))
+    for candidate, at, loss in zip(found, levels, losses, strict=False):  # the uniform ones come after the plans
+        nbytes = sum(player.nbytes[level] for player, level in zip(players, at, strict=True))
         rows.append(
             {
                 "method": candidate.method,
@@ -221,27 +249,12 @@ def judge(
                 "quantiser": quantiser,
                 "avg_bits": candidate.avg_bits,
                 "effective_bits": round(8 * nbytes / sum(player.weights for player in players), 3),
-                "low": sum(level > 0 for level in levels),
+                "low": sum(level > 0 for level in candidate.plan.levels),
                 "nll": round(loss, 6),
                 "perplexity": round(math.exp(min(loss, 700)), 3),
                 "status": candidate.plan.status,
-                "plan": "".join(str(level) for level in levels),
+                "plan": "".join(str(level) for level in candidate.plan.levels),
             }
         )
-    return rows
-
-
-def uniform_losses(quantiser: str, middle: ModelGame, folder: Path) -> dict[str, float]:
-    """Held-out loss of the plans with one width for all, by width: 4 and 2 as judged, and the 3 bit users ship today.
-
-    Args:
-        quantiser: its name; `judge` has measured its ends.
-        middle: the game of the same players with widths 4 and 3, on held-out tokens.
-        folder: of the journals.
-    """
-    ends = read_header(folder / f"held-out-{quantiser}.jsonl")
-    assert ends is not None  # `judge` wrote it
-    high, low = ends_of(ends).values()
-    three = (1 << middle.header.walks.steps) - 1
-    value = JournalledValue(middle.value, folder / f"uniform-3-{quantiser}.jsonl", middle.header)
-    return {"2": low, "3": value([three])[0], "4": high}
+    uniform = {str(width): loss for width, loss in zip(bits, losses[len(found) :], strict=True)}
+    return rows, dict(reversed(uniform.items()))

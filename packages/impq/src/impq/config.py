@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from impq.interaction import Interaction
 
-BackendName = Literal["rtn", "gptq", "hqq", "quanto"]
-GroupSize = int | Literal["row", "tensor"]
+if TYPE_CHECKING:
+    from impq.backend import GroupSize
+
+BackendName = Literal["rtn", "gptq", "hqq", "quanto"]  # `impq.backend.BACKENDS`, which would load torch for --help
 PYDOC = "pydoc"
 BUDGETS = (2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 3.75)
 
@@ -24,6 +26,11 @@ def _at_least(config: object, **least: float) -> None:
             raise ValueError(f"{name} must be at least {low}, got {value}")
 
 
+def _even(permutations: int, why: str) -> None:
+    if permutations % 2:
+        raise ValueError(f"permutations must be even {why} walks are antithetic, got {permutations}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which model, and the text it reads."""
@@ -31,13 +38,13 @@ class ModelConfig:
     model: Annotated[str, tyro.conf.Positional]
     """A checkpoint name (`aisec data list`), a folder, or a hub's org/name."""
     tokens: int = 2048
-    """How many tokens of the calibration text are read."""
+    """How many tokens of the calibration text are read, rounded down to whole windows."""
     window: int = 512
     """Tokens of one sequence."""
     device: str = "cpu"
     """Such as cuda or mps; auto takes what is there."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of weights and activations; the loss is always computed in float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and activations. auto: float32 on a CPU, else the checkpoint's own. The loss is always float32."""
     calib: Annotated[str, tyro.conf.arg(aliases=["--data"])] = PYDOC
     """Calibration text: a UTF-8 file, or `pydoc`, the calibration pages of Python's own documentation."""
 
@@ -80,7 +87,12 @@ class GameConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        groups_of(self.group_size)
+        self.groups  # noqa: B018
+
+    @property
+    def groups(self) -> GroupSize:
+        """The group size as backends take it."""
+        return groups_of(self.group_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +102,10 @@ class EstimateConfig(GameConfig):
     out: Path
     """Folder of journal and game."""
     preset: Literal["paper", "aisec"] = "aisec"
-    """paper: independent full walks. aisec: ours, antithetic walks as deep as the tightest budget needs."""
+    """paper: independent full walks. aisec: ours, antithetic walks, which demote no more blocks than the tightest
+    budget needs where that is half of them or fewer."""
     permutations: int = 100
-    """M, the number of walks at full depth; shallower walks are as many as cost the same."""
+    """M, the number of walks at full depth, even in preset aisec; shallower walks are as many as cost the same."""
     avg_bits: tuple[float, ...] = BUDGETS
     """Budgets the plans will be asked for; they set the depth in preset aisec."""
     depth: int | None = None
@@ -101,12 +114,15 @@ class EstimateConfig(GameConfig):
     """Widths, the widest first."""
     granularity: Literal["block", "group", "linear"] = "block"
     """What one player is: a block, its attention or MLP, or a single linear layer."""
+    blocks: str | None = None
+    """Name of the block list in the model, such as model.layers; the longest one by default."""
     payoff: Literal["quantize", "prune"] = "quantize"
     """prune: a demoted block is left out (the ablation the paper argues against)."""
     direction: Literal["demote", "promote"] = "demote"
-    """promote: walks begin with every block at the low width."""
+    """promote: walks begin with every block at the low width, and are full unless --depth is given."""
     stop_early: bool = False
-    """Stop once no plan for --avg-bits changes within 1.96 standard errors."""
+    """Stop once no plan for --avg-bits changes within 1.96 standard errors, under the objective that `impq plan` uses
+    by default (precedence)."""
     seed: int = 0
     """Of the walks."""
     shard: str = "1/1"
@@ -121,6 +137,8 @@ class EstimateConfig(GameConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, permutations=2, depth=1, seed=0, jobs=1)
+        if self.preset == "aisec":
+            _even(self.permutations, "in preset aisec, as its")
         if not self.cache_gib > 0:
             raise ValueError(f"cache_gib must be above 0, got {self.cache_gib}")
         self.share  # noqa: B018
@@ -150,7 +168,8 @@ class PlanConfig:
     effective: bool = False
     """Count scales and zeros in --avg-bits."""
     bytes: int | None = None
-    """Size of the whole model, instead of --avg-bits."""
+    """Size of the whole model, instead of --avg-bits; what is not quantised counts as `impq estimate` loaded it, see
+    its --dtype."""
     interaction: Interaction = "precedence"
     """The objective's pair term; covariance is the paper's, precedence the one we recommend."""
     alpha: float = 0.5
@@ -169,35 +188,48 @@ class PlanConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyConfig(ModelConfig):
-    """Quantise a model by a plan and save the packed weights."""
+class PlannedConfig(ModelConfig):
+    """A model, a plan for it, and how its weights are quantised."""
 
     plan: Annotated[Path, tyro.conf.Positional]
     """File that `impq plan` wrote."""
-    out: Path
-    """Folder of the quantised model."""
     backend: BackendName | None = None
     """The quantiser; that of the plan's game by default."""
     group_size: str | None = None
     """As in `impq estimate`; that of the plan's game by default."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.groups  # noqa: B018
+
+    @property
+    def groups(self) -> GroupSize | None:
+        """The group size as backends take it; None for that of the plan's game."""
+        return None if self.group_size is None else groups_of(self.group_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyConfig(PlannedConfig):
+    """Quantise a model by a plan and save the packed weights."""
+
+    out: Path
+    """Folder of the quantised model."""
     sequential: bool = False
     """gptq only: calibrate each block on what the quantised blocks before it give."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(ModelConfig):
+class EvalConfig(PlannedConfig):
     """Perplexity of a model under a plan, beside that of the unquantised model."""
 
-    plan: Annotated[Path, tyro.conf.Positional]
-    """File that `impq plan` wrote."""
     text: str = PYDOC
     """Text it is judged on: a file, or `pydoc`, the held-out pages of Python's own documentation."""
-    text_tokens: int = 2048
-    """How many of its tokens."""
-    backend: BackendName | None = None
-    """The quantiser; that of the plan's game by default."""
-    group_size: str | None = None
-    """As in `impq estimate`; that of the plan's game by default."""
+    text_tokens: int = 4096
+    """How many of its tokens, in windows spread evenly over it; rounded down to whole windows."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, text_tokens=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,14 +240,14 @@ class CompareConfig(GameConfig):
     """Folder of journals, table and figure; impq-results/MODEL by default. The same command resumes."""
     text: str = PYDOC
     """Text the plans are judged on: a file, or `pydoc`, the held-out pages of Python's own documentation."""
-    text_tokens: int = 2048
-    """How many of its tokens."""
-    deploy: tuple[BackendName, ...] = ("rtn",)
+    text_tokens: int = 4096
+    """How many of its tokens, in windows spread evenly over it; rounded down to whole windows."""
+    deploy: tuple[BackendName, ...] = ("rtn", "gptq")
     """Quantisers the plans are applied with."""
     permutations: int = 16
     """M, even: walks are antithetic."""
-    seeds: int = 1
-    """Independent sets of walks."""
+    seeds: int = 3
+    """Independent sets of walks; intervals need 3."""
     avg_bits: tuple[float, ...] = BUDGETS
     """Budgets."""
     shallow: float = 3.5
@@ -224,8 +256,9 @@ class CompareConfig(GameConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, text_tokens=2, permutations=2, seeds=1)
-        if self.permutations % 2:
-            raise ValueError(f"permutations must be even, as walks are antithetic, got {self.permutations}")
+        _even(self.permutations, "as")
+        if not self.deploy:
+            raise ValueError("deploy: name at least one quantiser")
 
     @property
     def folder(self) -> Path:

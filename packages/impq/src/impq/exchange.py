@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from impq.spqe import Floats, Integers
+
 Flags = NDArray[np.bool_]
 
 TIE = 1e-12  # objectives this close are equal: the plan with the lexicographically smaller list of low steps is kept

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Rows = Sequence[Mapping[str, Any]]
+DIFFERENCES = "paired differences: over seeds of walks, text fixed; intervals need 3 seeds"
 
 
 def frontier_table(rows: Rows, quantiser: str) -> list[dict[str, Any]]:
@@ -42,7 +43,8 @@ def frontier_table(rows: Rows, quantiser: str) -> list[dict[str, Any]]:
 def differences(rows: Rows) -> list[dict[str, Any]]:
     """Paired differences over seeds of walks, mean over budgets: what each pair term and truncation change.
 
-    Intervals are Student's t over seeds and are missing below three.
+    Intervals are Student's t over seeds and are missing below three. The text is the same for all, so that they say
+    nothing of another one.
     """
     comparisons = [
         ("truncated over full walks, precedence", ("precedence", "truncated"), ("precedence", "full")),

@@ -6,7 +6,7 @@ import re
 from importlib import import_module
 from typing import Any
 
-from impq.plan import BitPlan
+from impq.bit_plan import BitPlan
 
 
 def gptqmodel_config(plan: BitPlan) -> dict[str, Any]:

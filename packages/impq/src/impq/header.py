@@ -26,7 +26,8 @@ class GameHeader:
         players: see `Player`.
         other_bytes: bytes of the model that are not quantised.
         depth, antithetic, seed, direction: of the `Walks`.
-        loss_unit: of every loss; plans with the covariance depend on it.
+        loss_unit: of every loss. Only "nats/token" is measured today. Losses of games in different units must not be
+            compared, nor their plans where the covariance decided them: it is in squared units.
         n_tokens: scored calibration tokens.
         v_high, v_low: loss with all players high, all low; None until measured.
 

@@ -38,7 +38,6 @@ class EmbeddedTask:
     calibration: list[Batch]
     calibration_long: list[Batch]
     held_out: list[Batch]
-    data_hash: str
 
 
 def text_task(seed: int, *, steps: int = 600, progress: Progress | None = None) -> EmbeddedTask:
@@ -61,9 +60,15 @@ def text_task(seed: int, *, steps: int = 600, progress: Progress | None = None) 
             rows = windows[torch.from_numpy(rng.integers(len(windows), size=16))]
             yield {"input_ids": rows, "labels": rows}
 
-    data_hash = content_hash("\0".join(texts.values()))
     model = tiny_lm(tokenizer, layers=LAYERS, width=96, context=WINDOW, seed=seed)
-    recipe = {"layers": LAYERS, "width": 96, "steps": steps, "seed": seed, "data": data_hash, "recipe": RECIPE}
+    recipe = {
+        "layers": LAYERS,
+        "width": 96,
+        "steps": steps,
+        "seed": seed,
+        "data": content_hash("\0".join(texts.values())),
+        "recipe": RECIPE,
+    }
 
     def train() -> None:
         train_tiny_lm(
@@ -77,7 +82,6 @@ def text_task(seed: int, *, steps: int = 600, progress: Progress | None = None) 
         calibration=batches_of(model, _spread(ids["calibration"], 16)),
         calibration_long=batches_of(model, ids["calibration"].unfold(0, WINDOW, WINDOW)),
         held_out=batches_of(model, _spread(ids["test"], 32)),
-        data_hash=data_hash,
     )
 
 
@@ -126,7 +130,6 @@ def lookup_task(seed: int, *, steps: int = 800, answers: int = 2200, progress: P
         calibration=fresh("calibration", rows),
         calibration_long=fresh("calibration", 8 * rows),
         held_out=fresh("test", rows),
-        data_hash=content_hash(table),
     )
 
 

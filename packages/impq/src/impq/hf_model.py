@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from impq.hidden_states import logits_of
-from impq.runner import Batch, evaluation, row_nll
+from impq.runner import UNSCORED, Batch, evaluation, row_nll
+
+PACKED = "packed.safetensors"  # of `impq.apply.save_applied`
 
 
 def load_model(
@@ -29,9 +32,11 @@ def load_model(
 
     Raises:
         FileNotFoundError: for a known checkpoint that has not been fetched, or a path that does not exist.
-        ValueError: for a folder without a `config.json`.
+        ValueError: for a folder without a `config.json`, or with packed weights of `impq.apply.save_applied`.
     """
     path = model_path(name)
+    if (Path(path) / PACKED).is_file():
+        raise ValueError(f"model: {name} holds packed weights; load them with impq.apply.load_applied(model, folder)")
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", trust_remote_code=False)
     model = model.to(resolve_device(device)).eval()
@@ -100,7 +105,7 @@ def batches_of(model: PreTrainedModel, ids: Tensor | Mapping[str, Tensor], batch
     inputs = {"input_ids": tokens}
     if "attention_mask" in given:
         inputs["attention_mask"] = given["attention_mask"]
-        labels = labels.masked_fill(given["attention_mask"] == 0, -100)
+        labels = labels.masked_fill(given["attention_mask"] == 0, UNSCORED)
     return [
         Batch(
             inputs={name: part[rows].to(model.device) for name, part in inputs.items()} | {"use_cache": False},

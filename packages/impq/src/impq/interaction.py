@@ -63,7 +63,8 @@ def quadratic(game: Game, interaction: Interaction = "covariance", alpha: float 
     - `none`: linear = phi, pair = 0.
     - `precedence`: Delta_i^(m) = a_i + sum_j I_ij [j low when i was demoted] + noise, one ridge over all walks and
       steps with symmetric I; linear = a, pair = I / 2. The penalty lies on I only: 1e-2 M for full walks; for truncated
-      ones the member of {.01, .1, 1, 10} with the least leave-one-walk-out error, over 100 walks where there are more.
+      ones the member of {.01, .1, 1, 10} with the least error on a walk (antithetic pair) left out, over the first 100
+      walks.
     - `pairwise_ls`: ridge of v on {1, q_i, q_i q_j} over the distinct coalitions visited, penalty 1e-3 on the pairs
       only, so that an additive game is recovered exactly; linear and pair as above.
 
@@ -112,15 +113,23 @@ def _precedence(game: Game, penalties: tuple[float, ...] | None = None) -> Quadr
     target = np.take_along_axis(game.marginals, game.orders, axis=1).ravel()
     if penalties is None:
         penalties = (FULL_PENALTY * walks,) if length == n else TRUNCATED_PENALTIES
-    if len(penalties) > 1 and (np.bincount(game.orders.ravel(), minlength=n) < 2).any():
-        raise ValueError("n_permutations: leaving a walk out needs every step in at least 2 walks; use more of them")
+    together = 2 if game.header.antithetic else 1  # a walk tells what its reverse would, so a pair is left out whole
+    if len(penalties) > 1:
+        if walks % together:
+            raise ValueError(f"n_permutations must be even for antithetic walks, got {walks}")
+        if (np.bincount(game.orders.ravel(), minlength=n) < 2 * together).any():
+            least = "2 pairs" if together > 1 else "2 walks"
+            raise ValueError(f"n_permutations: leaving one out needs every step in at least {least}; use more of them")
     gram = (design.T @ design).toarray()
     moment = design.T @ target
     choices = []
     for penalty in penalties:
         factor = _factor(gram, penalty, n)
         solution = cho_solve((factor, True), moment)
-        error = _left_out_error(design, target, factor, solution, length) if len(penalties) > 1 else 0.0
+        error = 0.0
+        if len(penalties) > 1:
+            rows = min(walks, MOST_LEFT_OUT) * length
+            error = _left_out_error(design[:rows], target[:rows], factor, solution, together * length)
         choices.append((error, -penalty, solution))  # ties go to the stronger penalty
     return _from_coefficients(min(choices, key=lambda choice: choice[:2])[2], n)
 
@@ -140,10 +149,9 @@ def _precedence_design(game: Game) -> csr_array:
 
 
 def _left_out_error(design: csr_array, target: Floats, factor: Floats, solution: Floats, length: int) -> float:
-    """Squared error of every walk under the fit without it: r_m becomes (1 - H_mm)^-1 r_m, H the hat matrix."""
-    rows = min(target.size, MOST_LEFT_OUT * length)
-    residual = (target[:rows] - design[:rows] @ solution).reshape(-1, length)
-    half = solve_triangular(factor, design[:rows].toarray().T, lower=True).T.reshape(-1, length, len(factor))
+    """Squared error of every `length` rows under the fit without them: r becomes (1 - H)^-1 r, H of the hat matrix."""
+    residual = (target - design @ solution).reshape(-1, length)
+    half = solve_triangular(factor, design.toarray().T, lower=True).T.reshape(-1, length, len(factor))
     left = np.eye(length) - half @ half.transpose(0, 2, 1)
     return float((np.linalg.solve(left, residual[..., None]) ** 2).sum())
 

@@ -1,222 +1,23 @@
-"""The bit plan: which player gets how many bits, and how that was decided."""
+"""From a measured game to a bit plan: the plan of least modelled loss within a budget, and whether it is settled."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from aisec_common import env
-from aisec_common.files import write_atomic
 from numpy.typing import ArrayLike
 
 from impq.assign import Assignment, assign
+from impq.bit_plan import BitPlan
 from impq.budget import Budget
 from impq.exchange import Flags
 from impq.game import Game, GameHeader
 from impq.interaction import Interaction, Quadratic, quadratic
-from impq.player import Player
 
-SCHEMA = "impq-plan/1"
-Z_95 = 1.96
-STATUSES = ("optimal", "time_limit", "uniform", "given")
+__all__ = ["BitPlan", "plan_of", "settled", "solve"]
 
-
-@cache
-def _versions() -> Mapping[str, str]:
-    return env.versions("aisec-impq")
-
-
-@dataclass(frozen=True, kw_only=True)
-class BitPlan:
-    """A width for every player of a model.
-
-    Attributes:
-        model_name, model_hash: of the full-precision model.
-        backend, group_size: of the quantiser whose bytes were counted.
-        granularity: what a player is.
-        widths: that were available, from high to low.
-        players: see `Player`.
-        levels: index into `widths` of each player.
-        other_bytes: bytes of the model that are not quantised.
-        budget: that the plan keeps.
-        interaction, alpha: of the objective; None where scores or the user decided.
-        predicted_loss: modelled loss above all high, in `loss_unit`; None where nothing predicts it.
-        loss_unit: of the game.
-        status: "optimal" if proven, "time_limit" if not, "uniform" if the budget leaves no choice or needs none (all
-            players at one end), "given" for plans from elsewhere.
-        gap, bound, seconds: of the solver, in the units of what it minimised; None for given plans.
-        game_sha256: of the game it was made from, if any.
-        versions: of Python and the libraries that made it.
-
-    Raises:
-        ValueError: if levels do not fit players and widths.
-
-    >>> player = Player(name="0", block=0, modules=("0",), shapes=((4, 8),), nbytes=(36, 26))
-    >>> plan = BitPlan(model_name="m", model_hash="", backend="rtn", group_size=4, granularity="linear", widths=(4, 2),
-    ...     players=(player,), levels=(1,), other_bytes=100, budget=Budget(avg_bits=2.0))
-    >>> plan.bits, plan.bytes, plan.avg_bits
-    ({'0': 2}, 126, 2.0)
-    """
-
-    model_name: str
-    model_hash: str
-    backend: str
-    group_size: int | str | None
-    granularity: str
-    widths: tuple[int, ...]
-    players: tuple[Player, ...]
-    levels: tuple[int, ...]
-    other_bytes: int
-    budget: Budget
-    interaction: str | None = None
-    alpha: float | None = None
-    predicted_loss: float | None = None
-    loss_unit: str = "nats/token"
-    status: str = "given"
-    gap: float | None = None
-    bound: float | None = None
-    seconds: float | None = None
-    game_sha256: str | None = None
-    versions: Mapping[str, str] = field(default_factory=_versions)
-
-    def __post_init__(self) -> None:
-        if len(self.levels) != len(self.players):
-            raise ValueError(f"levels has {len(self.levels)} entries for {len(self.players)} players")
-        if any(not 0 <= level < len(self.widths) for level in self.levels):
-            raise ValueError(f"levels must lie in 0..{len(self.widths) - 1}, the places of the widths {self.widths}")
-        if any(len(player.nbytes) != len(self.widths) for player in self.players):
-            raise ValueError(f"players must have one size for each of the widths {self.widths}")
-        if self.status not in STATUSES:
-            raise ValueError(f"status is {self.status!r}; it must be one of {', '.join(STATUSES)}")
-
-    @cached_property
-    def bits(self) -> dict[str, int]:
-        """Width of each player by name."""
-        return {p.name: self.widths[level] for p, level in zip(self.players, self.levels, strict=True)}
-
-    @cached_property
-    def module_bits(self) -> dict[str, int]:
-        """Width of each linear module by its name in the model."""
-        return {module: self.bits[player.name] for player in self.players for module in player.modules}
-
-    @property
-    def quantised_bytes(self) -> int:
-        """Bytes of the quantised parts, scales and zeros included."""
-        return sum(player.nbytes[level] for player, level in zip(self.players, self.levels, strict=True))
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of the whole model under this plan."""
-        return self.quantised_bytes + self.other_bytes
-
-    @property
-    def avg_bits(self) -> float:
-        """Nominal bits averaged over the quantised weights."""
-        weights = [player.weights for player in self.players]
-        return float(np.average([self.widths[level] for level in self.levels], weights=weights))
-
-    @property
-    def coalition(self) -> int:
-        """The plan as a coalition of the game: bit k set where demotion step k is taken."""
-        per_player = len(self.widths) - 1
-        return sum(((1 << level) - 1) << (player * per_player) for player, level in enumerate(self.levels))
-
-    def to_json(self) -> dict[str, Any]:
-        """A dict of plain JSON values, schema impq-plan/1."""
-        players = [
-            {**player.to_json(), "bits": self.widths[level], "bytes": player.nbytes[level]}
-            for player, level in zip(self.players, self.levels, strict=True)
-        ]
-        return {
-            "schema": SCHEMA,
-            "model": {"name": self.model_name, "sha256": self.model_hash},
-            "backend": self.backend,
-            "granularity": self.granularity,
-            "bits": list(self.widths),
-            "group_size": self.group_size,
-            "players": players,
-            "budget": self.budget.to_json(),
-            "bytes": {"quantised": self.quantised_bytes, "whole_model": self.bytes},
-            "objective": {
-                "interaction": self.interaction,
-                "alpha": self.alpha,
-                "predicted_delta_nll": self.predicted_loss,
-                "loss_unit": self.loss_unit,
-            },
-            "solver": {"status": self.status, "gap": self.gap, "bound": self.bound, "seconds": self.seconds},
-            "game_sha256": self.game_sha256,
-            "versions": dict(self.versions),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> BitPlan:
-        """The plan that `to_json` wrote.
-
-        Raises:
-            ValueError: in one line, if a field is missing, wrong, or contradicts another.
-        """
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise ValueError(f"plan: not of schema {SCHEMA}; make it with `impq plan`")
-        try:
-            widths = tuple(int(width) for width in data["bits"])
-            for entry in data["players"]:
-                if entry["bits"] not in widths:
-                    raise ValueError(f"plan: {entry['name']} has {entry['bits']} bits, not one of {widths}")
-            plan = cls(
-                model_name=data["model"]["name"],
-                model_hash=data["model"]["sha256"],
-                backend=data["backend"],
-                group_size=data["group_size"],
-                granularity=data["granularity"],
-                widths=widths,
-                players=tuple(Player.from_json(entry) for entry in data["players"]),
-                levels=tuple(widths.index(entry["bits"]) for entry in data["players"]),
-                other_bytes=int(data["bytes"]["whole_model"]) - int(data["bytes"]["quantised"]),
-                budget=Budget(**data["budget"]),
-                interaction=data["objective"]["interaction"],
-                alpha=data["objective"]["alpha"],
-                predicted_loss=data["objective"]["predicted_delta_nll"],
-                loss_unit=data["objective"]["loss_unit"],
-                status=data["solver"]["status"],
-                gap=data["solver"]["gap"],
-                bound=data["solver"]["bound"],
-                seconds=data["solver"]["seconds"],
-                game_sha256=data["game_sha256"],
-                versions=data["versions"],
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"plan: cannot be read ({error!r}); expected the fields of {SCHEMA}") from None
-        if plan.quantised_bytes != data["bytes"]["quantised"]:
-            raise ValueError(
-                f"plan: its players take {plan.quantised_bytes} bytes, but bytes.quantised is "
-                f"{data['bytes']['quantised']}; the file was edited by hand"
-            )
-        return plan
-
-    def save(self, path: Path | str) -> None:
-        """Writes the plan as JSON, atomically."""
-        write_atomic(Path(path), json.dumps(self.to_json(), indent=1) + "\n")
-
-    @classmethod
-    def load(cls, path: Path | str) -> BitPlan:
-        """The plan in a file.
-
-        Raises:
-            ValueError: in one line naming the file, if it is missing or no valid plan.
-        """
-        try:
-            return cls.from_json(json.loads(Path(path).read_text()))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot be read ({error.strerror}); give the file of a plan") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON ({error})") from None
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+LEAST_WALKS = 10  # through every step, before its interval is trusted
 
 
 def solve(
@@ -245,7 +46,8 @@ def solve(
         The plan with status, bound and gap.
 
     Raises:
-        ValueError: if the budget is infeasible, scores have another shape, or the game does not allow `interaction`.
+        ValueError: if the budget is infeasible or needs more steps than the game's walks take, scores have another
+            shape, or the game does not allow `interaction`.
 
     Source: arXiv 2509.15455, binary quadratic programme; bound and solver are ours.
 
@@ -260,6 +62,7 @@ def solve(
     """
     header = game.header
     if scores is None:
+        _check_reach(header, budget)
         model = quadratic(game, interaction, alpha)
     else:
         linear = np.asarray(scores, dtype=float)
@@ -312,10 +115,11 @@ def settled(
     alpha: float = 0.5,
     time_limit: float = 10.0,
 ) -> bool:
-    """Whether no plan for the budgets changes while the Shapley values move within +-1.96 standard errors.
+    """Whether no plan for the budgets changes while the Shapley values move within their 95 % intervals.
 
-    A plan stays the best for all such values if it does for the worst ones: its low steps 1.96 SE dearer, the others
-    1.96 SE cheaper. Interactions are kept as estimated.
+    A plan stays the best for all such values if it does for the worst ones: its low steps dearer by half an interval
+    (Student's t, see `Game.ci`), the others cheaper by as much. Interactions are kept as estimated, and nothing is said
+    of another objective than the one asked for, nor of how well that one models the loss.
 
     Args:
         game: measured so far.
@@ -323,12 +127,19 @@ def settled(
         interaction, alpha, time_limit: as for `solve`.
 
     Returns:
-        True only if each plan is proven best for the estimates and for the worst values.
+        True only if at least 10 walks (antithetic pairs) take every step, and each plan is proven best for the
+        estimates and for the worst values.
+
+    Raises:
+        ValueError: if a budget needs more steps than the walks take, or see `quadratic`.
     """
-    model = quadratic(game, interaction, alpha)
-    error = Z_95 * game.stderr
-    if not np.isfinite(error).all():
+    for budget in budgets:
+        _check_reach(game.header, budget)
+    visits = (~np.isnan(game.marginals)).sum(axis=0)
+    if visits.min() < LEAST_WALKS * (2 if game.header.antithetic else 1):
         return False
+    model = quadratic(game, interaction, alpha)
+    error = game.ci()[:, 1] - game.shapley
     for budget in budgets:
         if _end(game.header, budget) is not None:
             continue
@@ -338,6 +149,23 @@ def settled(
         if {found.status, again.status} != {"optimal"} or not np.array_equal(found.low, again.low):
             return False
     return True
+
+
+def _check_reach(header: GameHeader, budget: Budget) -> None:
+    """Refuses a budget whose plans lie beyond the last step of truncated walks, where nothing was measured."""
+    if header.walks.end is not None:
+        return
+    costs, capacity = budget.costs(header.players, header.bits), _capacity(header, budget)
+    if header.direction == "demote":
+        needed = budget.most_steps(header.players, header.bits, header.other_bytes)
+    else:  # on the way up, as many steps as may be taken back
+        needed = int(np.searchsorted(np.cumsum(np.sort(costs)), capacity, side="right"))
+    if needed > header.walks.length:
+        looser = "looser" if header.direction == "demote" else "tighter"
+        raise ValueError(
+            f"budget may need {needed} steps, the game's walks take {header.walks.length}: play walks of depth "
+            f"{needed}, or choose a {looser} budget"
+        )
 
 
 def _minimise(header: GameHeader, budget: Budget, linear: Any, pair: Any, time_limit: float) -> Assignment:

@@ -13,7 +13,7 @@ import numpy as np
 
 from impq.game import Game
 from impq.header import GameHeader
-from impq.journal import Journal, read_header
+from impq.journal import Journal, check_walks, read_header
 from impq.value import Memo, Value, prefix_order
 from impq.walks import Coalition
 
@@ -28,7 +28,7 @@ def play(
     header: GameHeader,
     n_permutations: int,
     *,
-    journal: Path | None = None,
+    journal: Path | str | None = None,
     share: tuple[int, int] = (0, 1),
     schedule: Schedule | None = None,
     stop_when: Callable[[Game], bool] | None = None,
@@ -73,6 +73,7 @@ def play(
     elif schedule not in ("walk", "trie") or (schedule == "trie" and not whole):
         raise ValueError(f"schedule must be 'walk', or 'trie' without shards and stop_when, got {schedule!r}")
     memo = Memo(value, header.steps)
+    journal = None if journal is None else Path(journal)
     known = read_header(journal) if journal is not None else None
     if known is not None:
         header = replace(header, v_high=known.v_high, v_low=known.v_low)
@@ -101,18 +102,19 @@ def play(
         return _game(header, done, memo, schedule)
 
 
-def replay(journal: Journal) -> Game:
+def replay(journal: Journal, n_permutations: int | None = None) -> Game:
     """The game of a journal's walks, without evaluating anything.
 
+    Args:
+        journal: that holds them as walks, not as the coalitions of the schedule `trie`.
+        n_permutations: only the first so many walks; all by default.
+
     Raises:
-        ValueError: if there is no walk, or one before the last is missing.
+        ValueError: if there is no walk, one before the last is missing, or an antithetic one has no partner.
     """
     header, done = journal.header, sorted(journal.permutations)
-    missing = next((m for m in range(len(done)) if m != done[m]), None)
-    if missing is not None or not done:
-        raise ValueError(
-            f"journal {journal.path.name}: walk {missing or 0} is missing; is a shard absent or unfinished?"
-        )
+    check_walks(journal.path, header, done, n_permutations)
+    done = done[:n_permutations]
     memo = Memo(_nothing, header.steps)
     memo.known |= ends_of(header) | _visited(journal)
     return _game(header, done, memo, "walk")

@@ -6,7 +6,8 @@ import time
 
 import numpy as np
 
-from impq.exchange import Flags, Floats, Integers
+from impq.exchange import Flags
+from impq.spqe import Floats, Integers
 
 ITERATIONS = 600
 BOUND_EVERY = 10

@@ -12,16 +12,15 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from impq.blocks import block_prefix
 from impq.hidden_states import BlockList, logits_of
 from impq.player import Player
-from impq.runner import Batch, Weights, evaluation, row_nll
+from impq.runner import UNSCORED, Batch, Weights, evaluation, row_nll
+from impq.spqe import Floats
 
-Floats = NDArray[np.float64]
 Score = Callable[[nn.Module, Sequence[Player], Sequence[Batch], Weights], Floats]
 
 
@@ -42,7 +41,7 @@ def llm_mq(model: nn.Module, players: Sequence[Player], batches: Sequence[Batch]
     names = [name for player in players for name in player.modules]
     parameters = {name: model.get_submodule(name).get_parameter("weight").detach() for name in names}
     gradients = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in parameters.items()}
-    scored = sum(int((batch.labels[:, 1:] != -100).sum()) for batch in batches)
+    scored = sum(int((batch.labels[:, 1:] != UNSCORED).sum()) for batch in batches)
     if not scored:
         raise ValueError("batches: no token is scored; windows need at least two tokens with labels other than -100")
     with evaluation(model), torch.enable_grad():

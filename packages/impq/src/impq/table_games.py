@@ -22,17 +22,22 @@ from safetensors import safe_open
 from safetensors.numpy import save
 
 from impq.baselines import isolated
+from impq.budget import Budget
 from impq.header import GameHeader
+from impq.plan import solve
+from impq.play import play
 from impq.player import Player
+from impq.spqe import Floats
 from impq.value import exhaustive
 
 if TYPE_CHECKING:
     from impq.backend import GroupSize
+    from impq.blocks import Granularity
     from impq.hf_embedded import EmbeddedTask
 
-Floats = NDArray[np.float64]
 Pattern = Literal["positive", "chain", "signed"]
 PATTERNS: tuple[Pattern, ...] = ("positive", "chain", "signed")
+FINER = "finer "  # begins the names of such arrays in a file
 PLANTED = 12  # players of a planted game
 
 
@@ -46,6 +51,8 @@ class TableGame:
         held_out: the same on other tokens.
         scores: baselines that need the model, by name, (L,) each, the higher the more demotion hurts.
         pruned: `calibration` with low blocks left out instead of quantised; None where it was not measured.
+        finer: granularity -> evaluations of a game of finer players, then the held-out losses of its plans at the
+            average bits of 1, ..., L - 1 low blocks, (L,).
     """
 
     header: GameHeader
@@ -53,6 +60,7 @@ class TableGame:
     held_out: Floats
     scores: Mapping[str, Floats] = field(default_factory=dict)
     pruned: Floats | None = None
+    finer: Mapping[str, Floats] = field(default_factory=dict)
 
     @cached_property
     def sizes(self) -> NDArray[np.integer]:
@@ -76,16 +84,34 @@ class TableGame:
         return [player for player in range(len(self.header.players)) if coalition >> player & 1]
 
 
-def measured_game(task: EmbeddedTask, *, group_size: GroupSize, backend: str = "rtn") -> TableGame:
+def measured_game(
+    task: EmbeddedTask,
+    *,
+    group_size: GroupSize,
+    backend: str = "rtn",
+    granularities: Sequence[Granularity] = (),
+    walks: int = 50,
+) -> TableGame:
     """Every coalition of an embedded task's blocks at 4 or 2 bit, and the baselines' scores.
 
     Args:
         task: the trained model with its tokens.
         group_size: of the quantiser.
         backend: which quantiser.
+        granularities: finer players whose games are played as well, in antithetic full walks.
+        walks: of such a game.
     """
     from impq.estimate import model_game
     from impq.scores import SCORES
+
+    def finer(granularity: Granularity) -> Floats:
+        fine = game_of(task.model, task.calibration, granularity=granularity)
+        played = play(fine.value, replace(fine.header, antithetic=True), walks, schedule="walk")
+        high, low = fine.header.bits
+        budgets = [Budget(avg_bits=high - (high - low) * k / players) for k in range(1, players)]
+        plans = [solve(played, budget, interaction="precedence") for budget in budgets]
+        losses = fine.on(task.held_out).value([plan.coalition for plan in plans])
+        return np.array([played.n_evaluations, *losses])
 
     game_of = partial(model_game, backend=backend, group_size=group_size, weights="resident", name=task.name)
     game = game_of(task.model, task.calibration)
@@ -101,6 +127,7 @@ def measured_game(task: EmbeddedTask, *, group_size: GroupSize, backend: str = "
             "isolated_long": isolated(game.on(task.calibration_long).value, players),
             **{name: game.score(name) for name in SCORES},
         },
+        finer={granularity: finer(granularity) for granularity in granularities},
     )
 
 
@@ -113,13 +140,16 @@ def kept_game(recipe: Mapping[str, Any], measure: Callable[[], TableGame]) -> Ta
         recipe: values that JSON can hold and that decide the game.
         measure: trains and measures it.
     """
-    libraries = {name: version(name) for name in ("numpy", "torch", "transformers", "tokenizers")}
+    names = ["numpy", "torch", "transformers", "tokenizers"]
+    names += {"hqq": ["hqq"], "quanto": ["optimum-quanto"]}.get(str(recipe.get("backend")), [])
+    libraries = {name: version(name) for name in names}
     code = code_hash(Path(__file__).parent)
     told = json.dumps({**recipe, **libraries, "python": sys.version, "code": code}, sort_keys=True)
     file = cache_folder() / "tables" / f"impq-{content_hash(told)[:16]}.safetensors"
     if not file.is_file():
         game = measure()
         tables = {"calibration": game.calibration, "held_out": game.held_out, **game.scores}
+        tables |= {f"{FINER}{granularity}": losses for granularity, losses in game.finer.items()}
         if game.pruned is not None:
             tables["pruned"] = game.pruned
         arrays = {name: np.ascontiguousarray(table, dtype=np.float64) for name, table in tables.items()}
@@ -128,7 +158,10 @@ def kept_game(recipe: Mapping[str, Any], measure: Callable[[], TableGame]) -> Ta
         header = GameHeader.from_json(json.loads(opened.metadata()["header"]))
         arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118  (it is no mapping)
     calibration, held_out, pruned = arrays.pop("calibration"), arrays.pop("held_out"), arrays.pop("pruned", None)
-    return TableGame(header=header, calibration=calibration, held_out=held_out, scores=arrays, pruned=pruned)
+    finer = {name.removeprefix(FINER): arrays.pop(name) for name in list(arrays) if name.startswith(FINER)}
+    return TableGame(
+        header=header, calibration=calibration, held_out=held_out, scores=arrays, pruned=pruned, finer=finer
+    )
 
 
 def planted_game(pattern: Pattern, seed: int, *, strength: float = 1.0, players: int = PLANTED) -> TableGame:

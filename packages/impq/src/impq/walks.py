@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from impq.spqe import Integers
+
 Coalition = int
 """The demotion steps that have been taken: bit `player * (widths - 1) + s` is set once `player` has left level `s`."""
 
 Direction = Literal["demote", "promote"]
-Integers = NDArray[np.int64]
 
 
 def levels(coalition: Coalition, players: int, widths: int = 2) -> Integers:
@@ -68,7 +69,8 @@ class Walks:
         depth: steps per walk K; None is all of them.
         antithetic: walks 2p and 2p + 1 run through the same players in opposite order (rounds count pairs).
         direction: `demote` starts with every player at its highest width, `promote` at its lowest.
-        seed: of the draws; walk m comes from `SeedSequence(seed, spawn_key=(m,))`.
+        seed: of the draws; they come from `SeedSequence(seed, spawn_key=(k,))`, where k is m, for antithetic walks the
+            number m // 2 of the pair, and for truncated ones of two widths the round of walk (pair) m.
 
     Raises:
         ValueError: if a number is out of range.
@@ -120,7 +122,7 @@ class Walks:
         return None if self.length < self.steps else self.start ^ ((1 << self.steps) - 1)
 
     def at_the_cost_of(self, full: int) -> int:
-        """How many of these walks take the evaluations of `full` full ones, at least as many as reach every step.
+        """How many of these walks take the evaluations of `full` full ones, or as many as reach every step twice.
 
         A full walk shares both of its ends with all others and so costs L (S - 1) - 1 evaluations of its own, a
         truncated one K. Antithetic walks stay even in number.
@@ -131,7 +133,7 @@ class Walks:
         if self.end is not None:
             return full
         unit = 2 if self.antithetic else 1
-        enough = -(-self.steps // self.length) * max(unit, 2 // unit)
+        enough = -(-2 * self.steps // self.length) * unit
         return max(round(full * (self.steps - 1) / self.length / unit) * unit, enough)
 
     def order(self, m: int) -> Integers:
