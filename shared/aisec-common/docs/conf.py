@@ -8,6 +8,7 @@ ROOT = Path(__file__).resolve().parents[3]
 MEMBERS = sorted(path.parent for top in ("packages", "shared") for path in (ROOT / top).glob("*/pyproject.toml"))
 
 project = "aisec"
+suppress_warnings = ["ref.python"]  # an attribute called bytes beside the builtin of that name
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 root_doc = "README"
 include_patterns = ["README.md", "packages/*/README.md", "shared/*/README.md"]

@@ -40,12 +40,13 @@ class EmbeddedTask:
     held_out: list[Batch]
 
 
-def text_task(seed: int, *, steps: int = 600, progress: Progress | None = None) -> EmbeddedTask:
+def text_task(seed: int, *, steps: int = 600, windows: int = 16, progress: Progress | None = None) -> EmbeddedTask:
     """A 985k-parameter `LlamaForCausalLM` (8 blocks, width 96) trained on the training pages, byte-level BPE of 512.
 
     Args:
         seed: of the weights and of the order of windows.
         steps: of 16 windows of 128 tokens; AdamW at 3e-3 with warm-up over a tenth, weight decay .1.
+        windows: of 128 calibration tokens; twice as many are held out.
         progress: called as `progress(steps done, steps)` while it trains; a cached model trains nothing.
     """
     texts = python_documentation()
@@ -79,9 +80,9 @@ def text_task(seed: int, *, steps: int = 600, progress: Progress | None = None) 
     return EmbeddedTask(
         name="text",
         model=model,
-        calibration=batches_of(model, _spread(ids["calibration"], 16)),
+        calibration=batches_of(model, _spread(ids["calibration"], windows)),
         calibration_long=batches_of(model, ids["calibration"].unfold(0, WINDOW, WINDOW)),
-        held_out=batches_of(model, _spread(ids["test"], 32)),
+        held_out=batches_of(model, _spread(ids["test"], 2 * windows)),
     )
 
 

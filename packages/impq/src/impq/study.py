@@ -30,7 +30,7 @@ ROW_AND_TENSOR: Quantisers = {"row": ("rtn", "row"), "tensor": ("rtn", "tensor")
 
 @dataclass(frozen=True, kw_only=True)
 class GamesScale(Scale):
-    """Training steps of the two models, quantisers by name (backend, group size), and walks M of a game.
+    """Training steps of the two models, windows of calibration text, quantisers by name (backend, group size), walks M.
 
     A quantiser whose library is not installed is left out. Finer granularities are played on the text model itself.
     """
@@ -38,6 +38,7 @@ class GamesScale(Scale):
     text_steps: int
     lookup_steps: int
     quantisers: Quantisers
+    windows: int = 16
     walks: int = 50
     granularities: tuple[Granularity, ...] = ()
 
@@ -49,7 +50,7 @@ def prepare(seed: int, scale: GamesScale) -> dict[str, Bench]:
     def text() -> EmbeddedTask:
         from impq.hf_embedded import text_task
 
-        return text_task(seed, steps=scale.text_steps)
+        return text_task(seed, steps=scale.text_steps, windows=scale.windows)
 
     def lookup() -> EmbeddedTask:
         from impq.hf_embedded import lookup_task
@@ -58,7 +59,14 @@ def prepare(seed: int, scale: GamesScale) -> dict[str, Bench]:
 
     games = {
         f"text_{name}": _measured(
-            text, backend, group_size, scale.granularities, model="text", seed=seed, steps=scale.text_steps
+            text,
+            backend,
+            group_size,
+            scale.granularities,
+            model="text",
+            seed=seed,
+            steps=scale.text_steps,
+            windows=scale.windows,
         )
         for name, (backend, group_size) in scale.quantisers.items()
         if find_spec(LIBRARIES.get(backend, "torch"))
@@ -186,7 +194,7 @@ STUDY = Study(
     arms=tuple(ARMS),
     scales={
         "quick": GamesScale(
-            seeds=3, text_steps=100, lookup_steps=0, quantisers={"tensor": ("rtn", "tensor")}
+            seeds=3, text_steps=60, lookup_steps=0, windows=8, quantisers={"tensor": ("rtn", "tensor")}
         ),
         "standard": GamesScale(seeds=8, text_steps=600, lookup_steps=800, quantisers=ROW_AND_TENSOR),
         "full": GamesScale(
