@@ -56,6 +56,14 @@ def test_an_additive_game_leaves_nothing_to_interactions(arm):
     assert regret(arm, bench(strength=0.0)) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("shift", [-50.0, 0.0, 50.0])
+def test_a_shift_of_the_scores_changes_no_plan_and_no_number_of_low_players(shift):
+    on = bench()
+    scores = on.full.shapley
+    for k in range(1, 8):
+        assert on.scored(scores + shift, 0).plans(k) == [sorted(np.argsort(scores)[:k].tolist())]
+
+
 def test_the_optimum_has_no_regret():
     assert regret("optimum", bench()) == 0
 

@@ -135,6 +135,15 @@ def test_scores_replace_the_measured_losses():
         solve(game(), Budget(avg_bits=3.0), scores=[1, 2])
 
 
+@pytest.mark.parametrize("shift", [-10.0, -3.5, 0.0])
+def test_scores_below_zero_take_no_more_steps_than_asked_for(shift):
+    scores = np.array([1.0, 6, 2, 5, 3, 4]) + shift
+    plan = solve(game(), Budget(avg_bits=3.0), scores=scores)
+    assert [i for i, level in enumerate(plan.levels) if level] == [0, 2, 4]
+    same = solve(game(), Budget(avg_bits=3.0), scores=np.full(6, shift))
+    assert sum(same.levels) == 3
+
+
 def test_names_of_modules():
     plan = solve(game(), Budget(avg_bits=3.0))
     assert plan.module_bits["model.layers.1.up_proj"] == 2

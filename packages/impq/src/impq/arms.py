@@ -87,12 +87,19 @@ class Bench:
         return None if scores is None else self.best([_linear(scores)], evaluations)
 
     def best(self, objectives: Sequence[Quadratic], evaluations: int) -> Planned:
-        """The best plan of every size under each objective."""
+        """The best plan with k low players under each objective, for every k.
+
+        A constant above all else is added to every player's term: it changes no order among plans of one size, and no
+        objective with negative terms (LIM, noise) takes more players low than asked for.
+        """
+        above = [float(np.abs(o.linear).sum() + np.abs(o.pair).sum()) for o in objectives]
         ones = np.ones(self.players, dtype=np.int64)
 
         @cache
         def plans(k: int) -> list[list[int]]:
-            found = [assign(o.linear, o.pair, ones, self.players - k).low for o in objectives]
+            found = [
+                assign(o.linear + c, o.pair, ones, self.players - k).low for o, c in zip(objectives, above, strict=True)
+            ]
             return [np.flatnonzero(low).tolist() for low in found]
 
         return Planned(plans=plans, evaluations=evaluations)

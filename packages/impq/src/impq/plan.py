@@ -14,6 +14,7 @@ from impq.budget import Budget
 from impq.exchange import Flags
 from impq.game import Game, GameHeader
 from impq.interaction import Interaction, Quadratic, quadratic
+from impq.spqe import Floats
 
 __all__ = ["BitPlan", "plan_of", "settled", "solve"]
 
@@ -39,7 +40,8 @@ def solve(
         budget: what the plan may use.
         interaction, alpha: the model of the loss, see `quadratic`.
         scores: (steps,) in place of the measured losses, higher = demotion hurts more: other methods through the same
-            solver. Such a plan predicts no loss.
+            solver. They are shifted above 0 if one is not, so that no step is taken that the budget does not ask for:
+            a negative score (LIM is -cos) does not mean that demotion helps. Such a plan predicts no loss.
         time_limit: seconds.
 
     Returns:
@@ -68,7 +70,7 @@ def solve(
         linear = np.asarray(scores, dtype=float)
         if linear.shape != (header.walks.steps,):
             raise ValueError(f"scores has shape {linear.shape}; give one per demotion step, {header.walks.steps}")
-        model = Quadratic(linear=linear, pair=np.zeros((len(linear), len(linear))))
+        model = Quadratic(linear=_above_zero(linear), pair=np.zeros((len(linear), len(linear))))
     found = _minimise(header, budget, model.linear, model.pair, time_limit)
     end = _end(header, budget)
     measured = scores is None
@@ -166,6 +168,11 @@ def _check_reach(header: GameHeader, budget: Budget) -> None:
             f"budget may need {needed} steps, the game's walks take {header.walks.length}: play walks of depth "
             f"{needed}, or choose a {looser} budget"
         )
+
+
+def _above_zero(scores: Floats) -> Floats:
+    low = float(scores.min())
+    return scores if low > 0 else scores - low + (float(np.ptp(scores)) / len(scores) or 1.0)
 
 
 def _minimise(header: GameHeader, budget: Budget, linear: Any, pair: Any, time_limit: float) -> Assignment:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from aisec_common.data.cache import cache_folder
-from aisec_common.env import code_hash
 from aisec_common.files import write_atomic
 from aisec_common.seeding import numpy_rng
 from aisec_common.study import content_hash
@@ -37,6 +36,10 @@ if TYPE_CHECKING:
 
 Pattern = Literal["positive", "chain", "signed"]
 PATTERNS: tuple[Pattern, ...] = ("positive", "chain", "signed")
+MEASURES = (  # the modules whose code decides a table; others may change without measuring anew
+    "backend", "baselines", "blocks", "corpus", "estimate", "gptq_backend", "hf_embedded", "hf_model", "hidden_states",
+    "hqq_backend", "quantized_linear", "quanto_backend", "rtn_backend", "runner", "scores", "table_games", "weights",
+)  # fmt: skip
 FINER = "finer "  # begins the names of such arrays in a file
 PLANTED = 12  # players of a planted game
 
@@ -134,7 +137,7 @@ def measured_game(
 def kept_game(recipe: Mapping[str, Any], measure: Callable[[], TableGame]) -> TableGame:
     """The game that `recipe` led to earlier, from the user's cache, or what `measure` gives now.
 
-    Versions of the libraries and of this package's code are added to the recipe.
+    Versions of the libraries and the code that measures are added to the recipe.
 
     Args:
         recipe: values that JSON can hold and that decide the game.
@@ -143,7 +146,7 @@ def kept_game(recipe: Mapping[str, Any], measure: Callable[[], TableGame]) -> Ta
     names = ["numpy", "torch", "transformers", "tokenizers"]
     names += {"hqq": ["hqq"], "quanto": ["optimum-quanto"]}.get(str(recipe.get("backend")), [])
     libraries = {name: version(name) for name in names}
-    code = code_hash(Path(__file__).parent)
+    code = [(Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8") for module in MEASURES]
     told = json.dumps({**recipe, **libraries, "python": sys.version, "code": code}, sort_keys=True)
     file = cache_folder() / "tables" / f"impq-{content_hash(told)[:16]}.safetensors"
     if not file.is_file():
