@@ -158,27 +158,26 @@ def regret_by_arm(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     """Mean regret of every arm on each kind of game over seeds, and the seeds themselves as dots, sorted by text."""
     from matplotlib.figure import Figure
 
-    kinds = [k for k in ("text_row", "text_tensor", "lookup", "planted_positive") if any(
-        k in outcome.metrics for by_arm in outcomes.values() for outcome in by_arm.values()
-    )]  # fmt: skip
-    arms = [arm for arm in ARMS if any(arm in by_arm for by_arm in outcomes.values())]
-
     def values(arm: str, kind: str) -> list[float]:
-        return [by_arm[arm].metrics[kind] for by_arm in outcomes.values() if kind in by_arm[arm].metrics]
+        found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
+        return [metrics[kind] for metrics in found if kind in metrics]
 
-    arms.sort(key=lambda arm: float(np.mean(values(arm, kinds[0]) or [np.inf])), reverse=True)
+    shown = ("text_row", "text_tensor", "lookup", "planted_positive")
+    kinds = [kind for kind in shown if any(values(arm, kind) for arm in ARMS)]
+    arms = [arm for arm in ARMS if values(arm, kinds[0])]
+    arms.sort(key=lambda arm: float(np.mean(values(arm, kinds[0]))), reverse=True)
     figure = Figure(figsize=(3.2 * len(kinds), 0.26 * len(arms) + 1), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         unit = "share of a random plan's" if kind.startswith("planted") else "nats per token"
         axes.set(title=kind, xlabel=f"regret, {unit}")
         axes.set_xscale("symlog", linthresh=1e-3)
-        axes.set_xlim(left=0)
         axes.grid(axis="x", alpha=0.3)
         for y, arm in enumerate(arms):
             seeds = values(arm, kind)
             axes.plot(seeds, [y] * len(seeds), "o", color="C7", markersize=3, alpha=0.6)
             axes.plot([np.mean(seeds)] if seeds else [], [y] if seeds else [], "|", color="C3", markersize=12)
+        axes.set_xlim(left=0)
     panels[0].set_yticks(range(len(arms)), arms, fontsize="small")
     return figure
 
