@@ -117,7 +117,7 @@ def draw_frontier(rows: Rows, ends: Mapping[str, Mapping[str, float]]) -> Figure
         axes.set(title=quantiser, xlabel="bits per quantised weight")
         axes.grid(alpha=0.3)
     panels[0].set_ylabel("held-out loss, nats per token")
-    panels[-1].legend(fontsize="x-small", loc="upper right")
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", fontsize="x-small")
     return figure
 
 
