@@ -388,8 +388,7 @@ class TestErrors:
 
 def test_ends():
     table = table_of(4)
-    full = measured(Memo(TableValue(table)), header(4))
-    assert ends_of(full) == {0: table[0], 15: table[15]}
+    assert ends_of(measured(Memo(TableValue(table)), header(4))) == {0: table[0], 15: table[15]}
     for direction, start in (("demote", 0), ("promote", 15)):
         what = measured(Memo(TableValue(table)), header(4, depth=2, direction=direction))
         assert ends_of(what) == {start: table[start]}

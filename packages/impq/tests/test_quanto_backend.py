@@ -51,7 +51,8 @@ def test_constant_groups_do_not_divide_by_zero() -> None:
 def test_no_extension_is_ever_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(ext), "lib", property(lambda _: pytest.fail("the C++ extension was asked for")))
     for bits in (2, 4, 8):
-        QUANTO.quantize_linear(torch.randn(4, 16, generator=torch_rng(0)), bits, group_size=8).dequantize()
+        weight = torch.randn(4, 16, generator=torch_rng(0))
+        assert QUANTO.quantize_linear(weight, bits, group_size=8).dequantize().shape == weight.shape
 
 
 @pytest.mark.parametrize(

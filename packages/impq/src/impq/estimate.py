@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from aisec_common.study import content_hash
@@ -24,9 +24,6 @@ from impq.scores import SCORES
 from impq.spqe import Floats
 from impq.walks import Direction
 from impq.weights import QuantizedWeights
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 Calibration = Tensor | Mapping[str, Tensor] | Sequence[Batch]
 
@@ -230,7 +227,7 @@ def _batches(model: nn.Module, calibration: Calibration) -> Sequence[Batch]:
     if isinstance(calibration, Tensor | Mapping):
         if not hasattr(model, "get_input_embeddings"):
             raise TypeError("calibration: token ids need a model of transformers; give batches for any other")
-        return batches_of(cast("PreTrainedModel", model), calibration)
+        return batches_of(cast(Any, model), calibration)
     if not isinstance(calibration, Sequence) or not all(isinstance(batch, Batch) for batch in calibration):
         raise TypeError("calibration must be token ids [rows, tokens], a mapping with input_ids, or batches")
     return calibration

@@ -94,6 +94,7 @@ def draw_frontier(rows: Rows, ends: Mapping[str, Mapping[str, float]]) -> Figure
     figure = Figure(figsize=(4.6 * len(quantisers), 4.2), layout="constrained")
     panels = figure.subplots(1, len(quantisers), squeeze=False, sharey=True)[0]
     keys = list(dict.fromkeys((row["method"], row["walks"]) for row in rows if row["method"] != "random"))
+    methods = list(dict.fromkeys(method for method, _ in keys))  # a colour each, whatever the walks
     for axes, quantiser in zip(panels, quantisers, strict=True):
         mine = [row for row in rows if row["quantiser"] == quantiser]
         chance = [row for row in mine if row["method"] == "random"]
@@ -103,7 +104,7 @@ def draw_frontier(rows: Rows, ends: Mapping[str, Mapping[str, float]]) -> Figure
             axes.fill_between(
                 budgets, *zip(*((min(s), max(s)) for s in spread), strict=True), color="0.85", label="random"
             )
-        for k, (method, walks) in enumerate(keys):
+        for method, walks in keys:
             losses = {
                 b: [r["nll"] for r in mine if (r["method"], r["walks"], r["avg_bits"]) == (method, walks, b)]
                 for b in budgets
@@ -111,7 +112,14 @@ def draw_frontier(rows: Rows, ends: Mapping[str, Mapping[str, float]]) -> Figure
             x = [b for b in budgets if losses[b]]
             style = "--" if walks == "truncated" else "-" if walks else ":"
             label = f"{method}, {walks}" if walks else method
-            axes.plot(x, [np.mean(losses[b]) for b in x], style, marker=".", color=f"C{k % 10}", label=label)
+            axes.plot(
+                x,
+                [np.mean(losses[b]) for b in x],
+                style,
+                marker=".",
+                color=f"C{methods.index(method) % 10}",
+                label=label,
+            )
         uniform = ends.get(quantiser, {})
         axes.plot([float(b) for b in uniform], list(uniform.values()), "k*", markersize=9, label="uniform")
         axes.set(title=quantiser, xlabel="bits per quantised weight")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -80,7 +80,7 @@ def play(
     if known is None or header.v_start is None:  # the latter: walks in the other direction, refused below
         header = measured(memo, header)
     memo.known |= ends_of(header)
-    with closing(Journal(journal, header)) if journal is not None else nullcontext() as book:
+    with Journal(journal, header) if journal is not None else nullcontext() as book:
         if book is not None:
             memo.known |= book.coalitions | _visited(book)
         if schedule == "trie":
