@@ -103,6 +103,7 @@ def claims_figure(judgements: Sequence[Judgement]) -> Figure:
 
 def _claim_line(axes: Axes, j: Judgement) -> None:
     assert j.effect is not None
+    axes.locator_params(axis="x", nbins=6)  # more labels of small effects run into each other
     axes.axvline(j.claim.margin, color="#57606a", linestyle="--", linewidth=1)
     if j.low is not None and j.high is not None:
         axes.plot([j.low, j.high], [0, 0], color=COLOURS[j.verdict], linewidth=3, solid_capstyle="butt")
