@@ -237,3 +237,23 @@ def test_holm_keeps_the_family_wise_rate():
         }
         false += any(j.verdict in ("holds", "fails") for j in judge(study, made))
     assert false / studies <= 0.05 + 3 * (0.05 * 0.95 / studies) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("before", "verdicts", "reason"),
+    [
+        ((2, 2.1, 1.9, 2), ["holds", "holds"], "the interval lies above 0"),
+        ((0, 0.2, -0.2, 0.1), ["undecided", "undecided"], "the premise is undecided"),
+        ((-2, -2.1, -1.9, -2), ["fails", "undecided"], "the premise fails"),
+    ],
+)
+def test_nothing_is_decided_where_a_premise_does_not_hold(before, verdicts, reason):
+    premise = Claim(text="the base loses something", metric="m", arm="before", over="base", premise=True)
+    study = replace(STUDY, arms=(*STUDY.arms, "before"), claims=(premise, CLAIM))
+    found = outcomes((1, 1.1, 0.9, 1), (0, 0, 0, 0), (0, 0.1, 0, 0.1))
+    for seed, value in enumerate(before):
+        found[seed]["before"] = Outcome(metrics={"m": float(value)})
+    judgements = judge(study, found)
+    assert [judgement.verdict for judgement in judgements] == verdicts
+    assert judgements[1].reason.startswith(reason)
+    assert judgements[1].effect == pytest.approx(1)  # still shown

@@ -88,6 +88,8 @@ class Claim:
         effect: any function of one seed's metrics by arm, instead of `metric` and `over`.
         unit: "seed" for claims over trained or drawn models; "sample" for a claim about one given model, paired over
             the samples of its first seed.
+        premise: what the other claims presuppose, about baselines alone and without a control; where it does not hold,
+            they are undecided.
         paper: the number the paper gives.
 
     Raises:
@@ -107,6 +109,7 @@ class Claim:
     lower_is_better: bool = False
     effect: Callable[[Mapping[str, Metrics]], float] | None = None
     unit: Literal["seed", "sample"] = "seed"
+    premise: bool = False
     paper: str = ""
 
     def __post_init__(self) -> None:
@@ -117,7 +120,9 @@ class Claim:
             raise ValueError(f"{said}: over and lower_is_better belong to metric; write them into effect")
         if self.lower_is_better and self.over is None:
             raise ValueError(f"{said}: lower_is_better needs over")
-        if self.margin >= 0 and self.control is None:
+        if self.premise and self.control is not None:
+            raise ValueError(f"{said}: a premise is about baselines and takes no control")
+        if self.margin >= 0 and self.control is None and not self.premise:
             raise ValueError(f"{said}: control is missing: name the arm whose key part is replaced")
         if self.margin < 0 and self.control is not None:
             raise ValueError(f"{said}: margin < 0 is non-inferiority and takes no control")

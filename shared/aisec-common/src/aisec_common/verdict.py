@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aisec_common.stats import PairedMean, holm_levels
@@ -57,15 +57,23 @@ def judge(study: Study, outcomes: Outcomes) -> list[Judgement]:
 
     `holds`: the interval of the effect lies above the margin, and the interval of its lead over the control above 0.
     `fails`: the interval lies below the margin. Otherwise `undecided`, with the reason. The k-th smallest p of the
-    claims is judged at level 1 - .05 / (m - k + 1) (Holm); fewer than 3 pairs or no spread decide nothing.
+    claims is judged at level 1 - .05 / (m - k + 1) (Holm); fewer than 3 pairs or no spread decide nothing. Where a
+    premise does not hold, nothing else is decided.
     """
     found = [_evidence(study, claim, outcomes) for claim in study.claims]
     # a claim without evidence counts among the m with p = 1: an absent extra must not soften the others' levels
     levels = holm_levels([1.0 if isinstance(each, Judgement) else each.p for each in found])
-    return [
+    judgements = [
         each if isinstance(each, Judgement) else _decide(claim, each, level, study)
         for claim, each, level in zip(study.claims, found, levels, strict=True)
     ]
+    for premise in (j for j in judgements if j.claim.premise and j.verdict != "holds"):
+        reason = f"the premise {premise.verdict if premise.verdict == 'fails' else 'is ' + premise.verdict}"
+        judgements = [
+            j if j.claim.premise or j.verdict == "skipped" else replace(j, verdict="undecided", reason=reason)
+            for j in judgements
+        ]
+    return judgements
 
 
 def _pairs(study: Study, claim: Claim, outcomes: Outcomes) -> list[Mapping[str, Metrics]]:

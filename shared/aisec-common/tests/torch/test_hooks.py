@@ -153,3 +153,45 @@ def test_real_transformer_blocks_in_generation() -> None:
             model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=3, do_sample=False)
         assert seen[layer].shape == (1, 1, 16), "with a cache each later pass runs one token"
         assert not seen[layer].any()
+
+
+class Named(nn.Module):
+    """Calls its parts with keywords, as transformer blocks call attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.add = Add()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.add(hidden=self.linear(x), other=x)
+
+
+class Add(nn.Module):
+    def forward(self, hidden: Tensor, other: Tensor) -> Tensor:
+        return hidden + other
+
+
+def test_input_of_a_layer_is_its_first_argument_positional_or_named(model: Model) -> None:
+    with capture(model, ["blocks.1:input", "blocks.0"]) as seen:
+        model(X)
+    torch.testing.assert_close(seen["blocks.1:input"], seen["blocks.0"])
+    named = Named()
+    with edit(named, {"add:input": lambda h: 2 * h}), capture(named, "add:input") as seen:
+        output = named(X)
+    torch.testing.assert_close(seen["add:input"], 2 * named.linear(X).detach())
+    torch.testing.assert_close(output, 2 * named.linear(X) + X)
+    assert not any(module._forward_pre_hooks for module in named.modules())
+
+
+def test_an_edited_input_must_be_a_tensor_of_the_same_shape(model: Model) -> None:
+    with (
+        pytest.raises(ValueError, match=r"'blocks\.0:input' must keep the shape"),
+        edit(model, {"blocks.0:input": lambda h: h[:1]}),
+    ):
+        model(X)
+    with pytest.raises(ValueError, match=r"no layer 'block\.1'; near"), capture(model, "block.1:input"):
+        pass
+    wrong = nn.Sequential(Text(), Text())
+    with pytest.raises(TypeError, match="layer '1:input' gets str first"), capture(wrong, "1:input"):
+        wrong(X)

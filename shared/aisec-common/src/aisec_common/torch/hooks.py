@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 Edit = Callable[[Tensor], Tensor]
+INPUT = ":input"
+"""At the end of a layer's name: its first argument instead of its output."""
 
 
 @contextlib.contextmanager
@@ -24,16 +26,17 @@ def capture(
 
     Args:
         model: any module.
-        layers: names as in `model.named_modules()`, for instance `"model.layers.3"`.
+        layers: names as in `model.named_modules()`, for instance `"model.layers.3"`; with `:input` at the end, the
+            first argument of the layer's call instead of its output.
         detach: cut the tensors from the graph; `False` keeps it, for gradients with respect to activations.
         device: where to keep the tensors; default: where they are.
 
     Yields:
-        A dict from layer name to its latest output, filled by forward passes and readable after the block.
+        A dict from the names as given to the latest tensor, filled by forward passes and readable after the block.
 
     Raises:
         ValueError: for a layer that the model does not have, with near matches.
-        TypeError: during the forward pass, when a layer returns no tensor.
+        TypeError: during the forward pass, when a layer returns (or gets) no tensor.
 
     >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
     >>> with capture(model, "0") as seen:
@@ -43,15 +46,15 @@ def capture(
     """
     seen: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-            tensor = _first(name, output)
-            tensor = tensor.detach() if detach else tensor
-            seen[name] = tensor if device is None else tensor.to(device)
+    def keep(name: str) -> Edit:
+        def see(tensor: Tensor) -> Tensor:
+            kept = tensor.detach() if detach else tensor
+            seen[name] = kept if device is None else kept.to(device)
+            return tensor
 
-        return hook
+        return see
 
-    with _hooked([(layer, keep(name)) for name, layer in _find(model, layers)]):
+    with _hooked(model, layers, keep):
         yield seen
 
 
@@ -63,7 +66,8 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
 
     Args:
         model: any module.
-        edits: from layer names to functions that return a tensor of the same shape.
+        edits: from layer names to functions that return a tensor of the same shape; a name that ends in `:input` edits
+            the first argument of the layer's call.
 
     Raises:
         ValueError: for a layer that the model does not have, or (in the forward pass) an edit that changes the shape.
@@ -75,9 +79,10 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
     [[0.0, 0.0, 0.0]]
     """
 
-    def change(name: str, function: Edit) -> Callable[..., Any]:
-        def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
-            before = _first(name, output)
+    def change(name: str) -> Edit:
+        function = edits[name]
+
+        def checked(before: Tensor) -> Tensor:
             after = function(before)
             if not isinstance(after, Tensor):
                 raise TypeError(f"the edit of layer {name!r} must return a tensor, got {type(after).__name__}")
@@ -85,20 +90,52 @@ def edit(model: nn.Module, edits: Mapping[str, Edit]) -> Iterator[None]:
                 raise ValueError(
                     f"the edit of layer {name!r} must keep the shape {tuple(before.shape)}, got {tuple(after.shape)}"
                 )
-            return after if isinstance(output, Tensor) else type(output)((after, *output[1:]))
+            return after
 
-        return hook
+        return checked
 
-    with _hooked([(layer, change(name, edits[name])) for name, layer in _find(model, edits)]):
+    with _hooked(model, edits, change):
         yield
 
 
 @contextlib.contextmanager
-def _hooked(hooks: list[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
+def _hooked(model: nn.Module, layers: str | Iterable[str], make: Callable[[str], Edit]) -> Iterator[None]:
+    """Passes the tensor of each layer through `make(name)`; the model goes on with what comes back."""
     with contextlib.ExitStack() as registered:
-        for layer, hook in hooks:
-            registered.callback(layer.register_forward_hook(hook).remove)
+        for name, layer in _find(model, layers):
+            if name.endswith(INPUT):
+                handle = layer.register_forward_pre_hook(_at_input(name, make(name)), with_kwargs=True)
+            else:
+                handle = layer.register_forward_hook(_at_output(name, make(name)))
+            registered.callback(handle.remove)
         yield
+
+
+def _at_output(name: str, function: Edit) -> Callable[..., Any]:
+    def hook(module: nn.Module, arguments: Any, output: Any) -> Any:
+        before = _first(name, output)
+        after = function(before)
+        if after is before:
+            return None
+        return after if isinstance(output, Tensor) else type(output)((after, *output[1:]))
+
+    return hook
+
+
+def _at_input(name: str, function: Edit) -> Callable[..., Any]:
+    def hook(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        key = next(iter(named), "")
+        before = arguments[0] if arguments else named.get(key)
+        if not isinstance(before, Tensor):
+            raise TypeError(f"layer {name!r} gets {type(before).__name__} first, not a tensor; name another layer")
+        after = function(before)
+        if after is before:
+            return None
+        if arguments:
+            return (after, *arguments[1:]), named
+        return arguments, {**named, key: after}
+
+    return hook
 
 
 def _find(model: nn.Module, layers: str | Iterable[str]) -> list[tuple[str, nn.Module]]:
@@ -106,13 +143,14 @@ def _find(model: nn.Module, layers: str | Iterable[str]) -> list[tuple[str, nn.M
     names = [layers] if isinstance(layers, str) else list(layers)
     if not names:
         raise ValueError("layers is empty: name at least one layer")
-    for name in names:
+    for given in names:
+        name = given.removesuffix(INPUT)
         if name not in present or name == "":
             ends = [known for known in present if known.endswith(f".{name}")]
             near = (ends + difflib.get_close_matches(name, [known for known in present if known], n=3, cutoff=0.5))[:3]
             hint = f"near: {', '.join(map(repr, near))}" if near else "see model.named_modules()"
             raise ValueError(f"the model has no layer {name!r}; {hint}")
-    return [(name, present[name]) for name in names]
+    return [(name, present[name.removesuffix(INPUT)]) for name in names]
 
 
 def _first(name: str, output: Any) -> Tensor:

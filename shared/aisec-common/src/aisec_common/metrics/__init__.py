@@ -1,0 +1,1 @@
+"""Metrics that torchmetrics, scikit-learn and scikit-survival do not already give."""
