@@ -27,14 +27,20 @@ def test_codes_are_packed_without_gaps_and_come_back(bits: int, raw: list[int]) 
     assert unpack_codes(packed, bits, len(codes)).tolist() == codes
 
 
+@pytest.mark.parametrize("chunk", [1, 2**18])
+@pytest.mark.parametrize("group", [4, 7])  # a ragged last group, and one group in a row
 @pytest.mark.parametrize("kind", ["code", "real", "shift", "middle"])
-def test_dequantize_agrees_with_a_loop_in_numpy(kind: str) -> None:
+def test_dequantize_agrees_with_a_loop_in_numpy(
+    kind: str, group: int, chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("impq.quantized_linear.CHUNK", chunk)  # 1: eight rows at once
     rng = torch_rng(0, kind)
-    out, in_, bits, group = 3, 7, 3, 4  # a ragged last group and 63 bits
+    out, in_, bits = 19, 7, 3  # 399 bits
+    groups = -(-in_ // group)
     codes = torch.randint(0, 8, (out, in_), generator=rng)
-    scale = torch.rand(out, 2, generator=rng).half()
-    whole = torch.randint(0, 8, (out, 2), generator=rng)
-    real = torch.randn(out, 2, generator=rng).half()
+    scale = torch.rand(out, groups, generator=rng).half()
+    whole = torch.randint(0, 8, (out, groups), generator=rng)
+    real = torch.randn(out, groups, generator=rng).half()
     zero = {"code": pack_codes(whole, bits), "real": real, "shift": real, "middle": None}[kind]
     packed = QuantizedLinear(
         codes=pack_codes(codes, bits),

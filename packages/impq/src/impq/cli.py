@@ -22,6 +22,7 @@ from rich.table import Table
 
 from impq.budget import Budget
 from impq.config import (
+    PYDOC,
     ApplyConfig,
     CompareConfig,
     EstimateConfig,
@@ -37,9 +38,11 @@ from impq.plan import BitPlan, solve
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from impq.play import Progress
+
 
 GIB = 2**30
-NEEDS = {"hqq": "hqq", "optimum": "quanto"}
+NEEDS = {"hqq": "hqq", "optimum": "quanto", "ray": "ray"}
 
 Command = (
     Annotated[EstimateConfig, tyro.conf.subcommand("estimate")]
@@ -81,7 +84,7 @@ def _estimate(config: EstimateConfig) -> None:
     print(about)
 
 
-def _measured(config: EstimateConfig) -> tuple[Game, str]:
+def _measured(config: EstimateConfig, progress: Progress | None = None) -> tuple[Game, str]:
     """The game of one share of the walks, and what else there is to say of it."""
     from impq.backend import get_backend
     from impq.blocks import skipped
@@ -108,6 +111,11 @@ def _measured(config: EstimateConfig) -> tuple[Game, str]:
         header = _walks(config, found.header)
         budgets = [Budget(avg_bits=bits) for bits in config.avg_bits]
 
+        def walked(done: int, total: int) -> None:
+            show("walks", done, total)
+            if progress is not None:
+                progress(done, total)
+
         def enough(game: Game) -> bool:
             return settled(game, budgets, interaction=PlanConfig.interaction)
 
@@ -119,7 +127,7 @@ def _measured(config: EstimateConfig) -> tuple[Game, str]:
             journal=config.out / "game.jsonl",
             share=config.share,
             stop_when=enough if config.stop_early else None,
-            progress=lambda done, total: show("walks", done, total),
+            progress=walked,
         )
         seconds = time.perf_counter() - start
     kinds = Counter(skipped(model, blocks=config.blocks).values())
@@ -131,25 +139,44 @@ def _measured(config: EstimateConfig) -> tuple[Game, str]:
 
 
 def _estimate_in_shards(config: EstimateConfig) -> None:
-    """One process and one model for each shard on this host; on many hosts, run one `--shard i/n` each and merge."""
-    from joblib import Parallel, delayed
-
+    """One process and one model for each shard, on this host or on those of a Ray cluster."""
+    played = _on_ray if config.parallel == "ray" else _on_this_host
     parts = [
-        replace(config, jobs=1, shard=f"{k + 1}/{config.jobs}", out=config.out / f"shard-{k + 1}")
+        replace(config, jobs=1, parallel="joblib", shard=f"{k + 1}/{config.jobs}", out=config.out / f"shard-{k + 1}")
         for k in range(config.jobs)
     ]
     journal = config.out / "game.jsonl"
     with _at_work(config.out):
         for part in parts:
             require_writable(part.out, "--out")
-        abouts = Parallel(n_jobs=config.jobs)(delayed(_measured_apart)(part) for part in parts)
+        abouts = played(parts)
         earlier = [journal] if journal.exists() else []  # may hold walks of a run with other shards
         _join([*(part.out / "game.jsonl" for part in parts), *earlier], config.out, config.permutations)
     print(abouts[0])
 
 
-def _measured_apart(config: EstimateConfig) -> str:
-    return _measured(config)[1]
+def _on_this_host(parts: Sequence[EstimateConfig]) -> list[str]:
+    from joblib import Parallel, delayed
+
+    return list(Parallel(n_jobs=len(parts))(delayed(_measured_apart)(part) for part in parts))
+
+
+def _on_ray(parts: Sequence[EstimateConfig]) -> list[str]:
+    from impq.ray_shards import measured_on_ray
+
+    parts = [replace(part, model=_absolute(part.model), calib=_absolute(part.calib)) for part in parts]
+    with counting() as show:
+        return measured_on_ray(_measured_apart, parts, lambda done, total: show("walks", done, total))
+
+
+def _absolute(name: str) -> str:
+    """A file or folder of this host wherever a process runs; any other name as it is."""
+    path = Path(name).expanduser()
+    return str(path.resolve()) if path.exists() and name != PYDOC else name
+
+
+def _measured_apart(config: EstimateConfig, progress: Progress | None = None) -> str:
+    return _measured(config, progress)[1]
 
 
 def _walks(config: EstimateConfig, header: GameHeader) -> GameHeader:

@@ -128,7 +128,10 @@ class EstimateConfig(GameConfig):
     shard: str = "1/1"
     """i/n: only the walks of this share, for n processes or hosts; `impq merge` joins them."""
     jobs: int = 1
-    """Processes on this machine, each with its share of the walks and a model of its own."""
+    """Processes, each with its share of the walks and a model of its own."""
+    parallel: Literal["joblib", "ray"] = "joblib"
+    """Where they run: joblib on this machine, ray on the hosts of a Ray cluster (RAY_ADDRESS), which all must find
+    model and texts; extra `ray`."""
     weights: Literal["packed", "resident"] = "packed"
     """packed: codes are unpacked as a block runs; resident: every width stays unpacked, faster and larger."""
     cache_gib: float = 4.0
@@ -142,6 +145,8 @@ class EstimateConfig(GameConfig):
         if not self.cache_gib > 0:
             raise ValueError(f"cache_gib must be above 0, got {self.cache_gib}")
         self.share  # noqa: B018
+        if self.parallel == "ray" and self.jobs < 2:
+            raise ValueError(f"jobs must be at least 2 with parallel ray, got {self.jobs}")
         if self.jobs > 1 and self.share != (0, 1):
             raise ValueError("jobs and shard exclude each other: run one shard a process")
         if self.stop_early and (self.jobs > 1 or self.share != (0, 1)):

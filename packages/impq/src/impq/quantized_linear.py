@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 PACKED_BITS = frozenset({2, 3, 4, 8})
+CHUNK = 2**18  # weights dequantised at once, or an eighth of the matrix: their float32 would rival the model's own
+CHUNKS = 8
 ZeroKind = Literal["code", "real", "shift", "middle"]
 
 
@@ -66,6 +68,14 @@ def unpack_codes(packed: Tensor, bits: int, count: int) -> Tensor:
     return codes.view(-1)[:count]
 
 
+def _unpacked_rows(packed: Tensor, bits: int, start: int, shape: torch.Size) -> Tensor:
+    """Codes of rows start .. start + n - 1 as uint8 [n, width] = `shape`; start is a multiple of 8."""
+    rows, width = shape
+    first = packed_bytes(start * width, bits)
+    part = packed[first : first + packed_bytes(rows * width, bits)]
+    return unpack_codes(part, bits, rows * width).view(rows, width)
+
+
 def _cell(bits: int) -> tuple[int, int]:
     """Codes and bytes of the smallest run of whole bytes that holds whole codes."""
     cell_bytes = bits // math.gcd(bits, 8)
@@ -115,22 +125,38 @@ class QuantizedLinear:
         """The weight [out, in] the layer computes with, in `dtype` on the device of the codes."""
         rows, groups = self.scale.shape
         width = self.shape[0] * self.shape[1] // rows
-        weight = unpack_codes(self.codes, self.bits, rows * width).view(rows, width).float()
-        if groups * self.group > width:
-            weight = torch.nn.functional.pad(weight, (0, groups * self.group - width))
-        weight = weight.view(rows, groups, self.group)
-        scale = self.scale.float().unsqueeze(-1)
-        if self.zero_kind == "shift":
-            weight.mul_(scale).sub_(self._zero(rows, groups))
-        else:
-            weight.sub_(self._zero(rows, groups)).mul_(scale)
-        return weight.view(rows, -1)[:, :width].reshape(self.shape).to(self.dtype)
+        if groups * self.group == width:  # groups need not know of rows, which may be one
+            rows, groups, width = rows * groups, 1, self.group
+        weight = torch.empty(rows, width, dtype=self.dtype, device=self.codes.device)
+        most = max(CHUNK, weight.numel() // CHUNKS)
+        step = 8 * max(1, most // (8 * width))  # eight codes of any width fill whole bytes
+        for start in range(0, rows, step):
+            self._dequantize_rows(weight[start : start + step], start, groups)
+        return weight.view(self.shape)
 
-    def _zero(self, rows: int, groups: int) -> Tensor | float:
-        if self.zero is None:
-            return 2.0 ** (self.bits - 1)
-        zero = unpack_codes(self.zero, self.bits, rows * groups) if self.zero_kind == "code" else self.zero
-        return zero.float().view(rows, groups, 1)
+    def _dequantize_rows(self, weight: Tensor, start: int, groups: int) -> None:
+        """Fills `weight` [n, width] with rows start .. start + n - 1, of `groups` groups each."""
+        rows, width = weight.shape
+        whole = _unpacked_rows(self.codes, self.bits, start, weight.shape).float()
+        if groups * self.group > width:
+            whole = torch.nn.functional.pad(whole, (0, groups * self.group - width))
+        whole = whole.view(rows, groups, self.group)
+        scale = self.scale.reshape(-1, groups)[start : start + rows].float().unsqueeze(-1)
+        zero: Tensor | float = 2.0 ** (self.bits - 1)
+        if self.zero is not None and self.zero_kind == "code":
+            zero = _unpacked_rows(self.zero, self.bits, start, scale.shape[:2]).float().unsqueeze(-1)
+        elif self.zero is not None:
+            zero = self.zero.reshape(-1, groups)[start : start + rows].float().unsqueeze(-1)
+        if self.zero_kind == "shift":
+            whole.mul_(scale).sub_(zero)
+        else:
+            whole.sub_(zero).mul_(scale)
+        weight.copy_(whole.view(rows, -1)[:, :width])
+
+    def compact(self) -> QuantizedLinear:
+        """The same in memory of its own, made when the quantiser has freed its: what is kept splits no large gap."""
+        zero = None if self.zero is None else self.zero.clone()
+        return replace(self, codes=self.codes.clone(), scale=self.scale.clone(), zero=zero)
 
     def to_module(self, bias: Tensor | None) -> PackedLinear:
         """The layer to deploy; a bias that is a parameter is shared, not copied."""

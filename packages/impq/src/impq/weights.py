@@ -109,7 +109,7 @@ class QuantizedWeights(Mapping[tuple[str, int], Tensor]):
                 packed = quantize_module(model, name, backend, width, group_size, hessian)
                 self._nbytes[name, level] = packed.nbytes
                 if keep == "packed":
-                    self._packed[name, level] = packed
+                    self._packed[name, level] = packed.compact()
                 else:
                     self._resident[name, level] = self._laid_out(name, packed)
                 if progress is not None:
