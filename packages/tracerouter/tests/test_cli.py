@@ -1,0 +1,125 @@
+import json
+
+import pandas as pd
+import pytest
+from aisec_common.files import locked
+from tiny_router import prompts
+
+from tracerouter.cli import main
+from tracerouter.path import Trace
+
+TEMPLATE = (
+    "{{ bos_token }} {% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %} w4{% endif %}"
+)
+FIT = ["--sae-width", "48", "--sae-k", "6", "--sae-steps", "10", "--k", "4", "--onset", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(pairs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prompts")
+    lines = [json.dumps({"sensitive": p.sensitive, "matched": p.matched}) for p in pairs]
+    (folder / "pairs.jsonl").write_text("\n".join(lines))
+    (folder / "neutral.txt").write_text("\n\n".join(prompts("w3")))
+    (folder / "harmful.txt").write_text("\n".join(prompts("w1")[:3]))
+    (folder / "benign.txt").write_text("\n".join(prompts("w2")[:3]))
+    (folder / "empty.txt").write_text("\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fitted(checkpoint, files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trace")
+    words = ["fit", "--model", checkpoint, "--pairs", files / "pairs.jsonl", "--out", folder, *FIT]
+    assert main([str(word) for word in [*words, "--neutral", files / "neutral.txt"]]) == 0
+    return folder
+
+
+def run(capsys, *words):
+    status = main([str(word) for word in words])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def test_fit_saves_the_trace_and_its_figure(fitted, model):
+    trace = Trace.load(fitted)
+    trace.check(model)
+    assert trace.onset == 1
+    assert (fitted / "trace.png").stat().st_size > 5000
+
+
+def test_show_prints_the_path(fitted, capsys):
+    status, out, _ = run(capsys, "show", fitted)
+    assert status == 0
+    assert "4 blocks, onset at layer 1" in out
+    assert "sensitivity by layer: given" in out
+    assert "latent units on the path" in out
+
+
+def test_evaluate_sets_the_cut_beside_controls(checkpoint, fitted, files, tmp_path, capsys):
+    words = ["--trace", fitted, "--harmful", files / "harmful.txt", "--benign", files / "benign.txt"]
+    words += ["--controls", "random", "local", "--max-new-tokens", "2", "--device", "cpu", "--out", tmp_path / "t.csv"]
+    status, out, _ = run(capsys, "evaluate", "--model", checkpoint, *words)
+    assert status == 0
+    assert list(pd.read_csv(tmp_path / "t.csv")["setting"]) == ["none", "path", "random", "local"]
+    assert "Wilson" in out
+
+
+def test_prompts_are_put_into_the_chat_template(checkpoint, files, tokenizer, tmp_path, monkeypatch):
+    from tracerouter import hf_router
+
+    asked = []
+
+    def fit(self, pairs, neutral, progress):
+        asked.append((pairs[0].sensitive, neutral))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(hf_router.TraceRouter, "fit", fit)
+    tokenizer.chat_template = TEMPLATE
+    try:
+        tokenizer.save_pretrained(tmp_path / "chat")
+    finally:
+        tokenizer.chat_template = None
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "chat" / name).write_bytes((checkpoint / name).read_bytes())
+    words = ["fit", "--model", tmp_path / "chat", "--pairs", files / "pairs.jsonl", "--out", tmp_path / "out", *FIT]
+    for more in ([], ["--raw"]):
+        assert main([str(word) for word in [*words, *more]]) == 2
+    assert asked == [(f"<s> {prompts('w1')[0]} w4", []), (prompts("w1")[0], [])]
+
+
+def test_misuse_is_one_line(checkpoint, files, fitted, tmp_path, capsys):
+    fit = ["fit", "--model", checkpoint, "--out", tmp_path, *FIT, "--pairs"]
+    pairs = files / "pairs.jsonl"
+    evaluate = ["evaluate", "--model", checkpoint, "--device", "cpu", "--benign", files / "benign.txt"]
+    for words, message in (
+        ([*fit, tmp_path / "none.jsonl"], "is no file of pairs"),
+        ([*fit, pairs, "--neutral", files / "empty.txt"], "--neutral"),
+        ([*fit, pairs, "--neutral", files / "none.txt"], "there is no file"),
+        ([*fit, pairs, "--onset", "3"], "nothing lies behind the last block"),
+        ([*fit, pairs, "--sae", "resid"], "LAYER:SITE:FOLDER"),
+        ([*fit, pairs, "--batch-size", "0"], "batch_size"),
+        ([*evaluate, "--trace", tmp_path / "none", "--harmful", files / "harmful.txt"], "no readable trace"),
+        ([*evaluate, "--trace", fitted, "--harmful", files / "empty.txt"], "--harmful"),
+        (["show", tmp_path / "none"], "no readable trace"),
+    ):
+        status, _, error = run(capsys, *words)
+        assert status == 2
+        assert message in error.splitlines()[-1]
+    assert not (tmp_path / "trace.json").exists()
+
+
+def test_a_folder_in_use_is_left_alone(checkpoint, files, tmp_path, capsys):
+    with locked(tmp_path, "--out"):
+        status, _, error = run(
+            capsys, "fit", "--model", checkpoint, "--pairs", files / "pairs.jsonl", "--out", tmp_path, *FIT
+        )
+    assert status == 2
+    assert "another run is at work" in error
