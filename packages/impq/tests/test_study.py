@@ -5,6 +5,7 @@ import pytest
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
+from aisec_common.testing import MemoryLog
 from aisec_common.verdict import judge
 
 from impq.arms import ARMS, Bench
@@ -12,26 +13,12 @@ from impq.study import STUDY, margin_growth, regret_by_arm, trial
 from impq.table_games import planted_game
 
 
-class Log:
-    def __init__(self):
-        self.samples, self.hashes = {}, {}
-
-    def sample(self, id, **values):
-        self.samples[id] = values
-
-    def progress(self, done, total):
-        assert 0 < done <= total
-
-    def data(self, name, content):
-        self.hashes[name] = content
-
-
 def benches(strength=1.0, seed=0):
     return {"planted": Bench(planted_game("positive", seed, strength=strength, players=8), seed, 50)}
 
 
 def scores(arm, **changes):
-    return trial(arm, benches(**changes), 0, STUDY.scales["quick"], Log())
+    return trial(arm, benches(**changes), 0, STUDY.scales["quick"], MemoryLog())
 
 
 def test_regrets_are_shares_of_the_random_plan_s():
@@ -45,7 +32,7 @@ def test_regrets_are_shares_of_the_random_plan_s():
 
 
 def test_samples_hold_a_plan_and_its_regret_by_size():
-    log = Log()
+    log = MemoryLog()
     found = trial("shapley", benches(), 0, STUDY.scales["quick"], log)
     assert [len(log.samples[f"planted.{k}"]["low"]) for k in range(1, 8)] == list(range(1, 8))
     total = sum(sample["regret"] for sample in log.samples.values())
@@ -56,7 +43,7 @@ def test_samples_hold_a_plan_and_its_regret_by_size():
 
 def test_text_is_the_mean_over_both_quantisers_and_plans_move_between_them():
     one, two = (benches(seed=seed)["planted"] for seed in (0, 1))
-    found = trial("shapley", {"text_row": one, "text_tensor": two}, 0, STUDY.scales["standard"], Log())
+    found = trial("shapley", {"text_row": one, "text_tensor": two}, 0, STUDY.scales["standard"], MemoryLog())
     assert found["text.deep"] == pytest.approx((found["text_row.deep"] + found["text_tensor.deep"]) / 2)
     moved = [two.game.regret(ARMS["shapley"](one).plans(k)[0]) for k in range(1, 8)]
     assert found["text_row_on_text_tensor"] == pytest.approx(np.mean(moved))
@@ -66,7 +53,7 @@ def test_finer_plans_are_judged_against_the_best_plan_of_blocks():
     bench = benches()["planted"]
     best = [bench.game.held_out[bench.game.sizes == k].min() for k in range(1, 8)]
     game = replace(bench.game, finer={"linear": np.array([99.0, *(loss + 0.5 for loss in best)])})
-    found = trial("linear", {"lookup": replace(bench, game=game)}, 0, STUDY.scales["full"], Log())
+    found = trial("linear", {"lookup": replace(bench, game=game)}, 0, STUDY.scales["full"], MemoryLog())
     assert found["lookup"] == pytest.approx(0.5)
     assert found["lookup.evaluations"] == 99
     assert "lookup.calibration" not in found

@@ -7,6 +7,7 @@ import pytest
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
+from aisec_common.testing import MemoryLog
 from aisec_common.verdict import judge
 
 from refusal_index import hf_fact_model
@@ -14,24 +15,10 @@ from refusal_index.hf_fact_model import REFUSED
 from refusal_index.study import ERROR_RATE, REFUSAL_RATES, RHO, STUDY, latent_respondent, metrics_by_refusal_rate, trial
 
 
-class Log:
-    def __init__(self):
-        self.samples, self.hashes = {}, {}
-
-    def sample(self, id, **values):
-        self.samples[id] = values
-
-    def progress(self, done, total):
-        assert 0 <= done <= total
-
-    def data(self, name, content):
-        self.hashes[name] = content
-
-
 def test_the_latent_respondent_has_the_correlation_and_margins_of_layer_a():
     z_refused, z_wrong = latent_respondent(0)
     assert np.corrcoef(z_refused, z_wrong)[0, 1] == pytest.approx(RHO, abs=0.03)
-    log = Log()
+    log = MemoryLog()
     trial("latent", None, 0, STUDY.scales["quick"], log)
     assert [s["r"] for s in log.samples.values()] == pytest.approx(REFUSAL_RATES, abs=0.03)
     for s in log.samples.values():
@@ -41,7 +28,7 @@ def test_the_latent_respondent_has_the_correlation_and_margins_of_layer_a():
 def test_layer_a_finds_the_index_that_was_put_in_and_permuting_loses_it():
     truth = 6 / math.pi * math.asin(RHO / 2)
     means = {
-        arm: np.mean([trial(arm, None, seed, STUDY.scales["quick"], Log())["ri"] for seed in range(8)])
+        arm: np.mean([trial(arm, None, seed, STUDY.scales["quick"], MemoryLog())["ri"] for seed in range(8)])
         for arm in ("latent", "latent_permuted")
     }
     assert means["latent"] == pytest.approx(truth, abs=0.03)
@@ -49,7 +36,7 @@ def test_layer_a_finds_the_index_that_was_put_in_and_permuting_loses_it():
 
 
 def test_permuting_keeps_refusal_and_error_rates():
-    logs = {arm: Log() for arm in ("latent", "latent_permuted")}
+    logs = {arm: MemoryLog() for arm in ("latent", "latent_permuted")}
     for arm, log in logs.items():
         trial(arm, None, 3, STUDY.scales["quick"], log)
     for prompt, s in logs["latent"].samples.items():
@@ -62,7 +49,7 @@ def test_every_arm_of_layer_b_runs_the_two_passes_on_both_model_classes(monkeypa
     monkeypatch.setattr(hf_fact_model, "Facts", partial(hf_fact_model.Facts, entities=60, mentions=150))
     scale = replace(STUDY.scales["full"], steps=5, samples=2)
     shared = STUDY.prepare(0, scale)
-    found = {arm: trial(arm, shared, 0, scale, Log()) for arm in ("aware", "unaware", "permuted")}
+    found = {arm: trial(arm, shared, 0, scale, MemoryLog()) for arm in ("aware", "unaware", "permuted")}
     assert set(shared.answered) == {(aware, kind) for aware in (True, False) for kind in ("llama", "gpt2")}
     assert {"ri", "ri_gpt2", "sampled_spearman", "sampled_auroc_gpt2"} <= set(found["aware"])
     assert "sampled_spearman" not in found["permuted"]
@@ -88,7 +75,7 @@ class Oracle:
 
 def test_layer_b_counts_the_held_out_pairs_and_its_control_permutes_nothing_but_the_refusals(monkeypatch):
     monkeypatch.setattr(hf_fact_model, "respondent", Oracle)
-    shared, logs = STUDY.prepare(5, STUDY.scales["quick"]), {"aware": Log(), "permuted": Log()}
+    shared, logs = STUDY.prepare(5, STUDY.scales["quick"]), {"aware": MemoryLog(), "permuted": MemoryLog()}
     scores = {arm: trial(arm, shared, 5, STUDY.scales["quick"], log) for arm, log in logs.items()}
     facts = hf_fact_model.Facts(seed=5)
     wrong = facts.mentioned == 0

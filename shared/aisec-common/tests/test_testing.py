@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 from aisec_common.rooms import choose_rooms
-from aisec_common.testing import RoomContract, made_up_outcomes, verdict_of
+from aisec_common.testing import MemoryLog, RoomContract, made_up_outcomes, verdict_of
 
 
 class Contract(RoomContract):
@@ -85,3 +85,15 @@ def test_wrong_input_must_be_listed_and_must_raise_one_line(toy):
         contract.wrong_inputs = ((call, "values"),)
         with pytest.raises((AssertionError, pytest.fail.Exception)):
             contract.test_wrong_input_raises()
+
+
+def test_the_memory_log_keeps_what_a_trial_says_and_minds_its_manners():
+    log = MemoryLog()
+    log.sample("a", x=1)
+    log.data("rows", "text")
+    log.progress(1, 2)
+    assert (log.samples, log.hashes, log.done) == ({"a": {"x": 1}}, {"rows": "text"}, [0.5])
+    with pytest.raises(AssertionError):
+        log.sample("a", x=2)
+    with pytest.raises(AssertionError):
+        log.progress(3, 2)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 from aisec_common.imports import misplaced_imports, undeclared_imports
@@ -198,6 +198,35 @@ class RoomContract:
         assert claim.metric is not None
         metrics = {claim.metric: (level, -1.0 if claim.lower_is_better else 1.0)}
         return made_up_outcomes(study, claim, metrics, standard_errors)
+
+
+class MemoryLog:
+    """A `TrialLog` for calling a trial in a test: keeps samples and data, and checks progress as it comes.
+
+    >>> log = MemoryLog()
+    >>> log.sample("q1", refused=True)
+    >>> log.samples
+    {'q1': {'refused': True}}
+    """
+
+    def __init__(self) -> None:
+        self.samples: dict[str, dict[str, Any]] = {}
+        self.hashes: dict[str, Any] = {}
+        self.done: list[float] = []
+
+    def sample(self, id: str, **values: Any) -> None:
+        """Keeps the values of one sample; an id comes once."""
+        assert id not in self.samples, id
+        self.samples[id] = values
+
+    def progress(self, done: int, total: int) -> None:
+        """Keeps done / total."""
+        assert 0 <= done <= total
+        self.done.append(done / total)
+
+    def data(self, name: str, content: Any) -> None:
+        """Keeps the content itself."""
+        self.hashes[name] = content
 
 
 def verdict_of(study: Study, claim: Claim, outcomes: Mapping[int, Mapping[str, Outcome]]) -> str:
