@@ -18,6 +18,7 @@ import torch
 from aisec_common import env
 from aisec_common.files import write_atomic
 from aisec_common.seeding import torch_rng
+from aisec_common.torch.device import resolve_device
 from aisec_common.torch.hf_load import load_causal_lm
 from aisec_common.torch.hf_tiny_lm import tiny_lm
 from aisec_common.torch.hf_tokenizer import word_tokenizer
@@ -47,19 +48,18 @@ def one_at_a_time(router: TraceRouter, trace: Trace, pairs: list[Pair]) -> dict[
     total = {end: torch.zeros(len(trace.path[start]), len(trace.path[end]), dtype=torch.float64) for end in ends}
     tokens = 0
     for pair in pairs:
-        clean = router.read([pair.sensitive], ends)
+        clean = {end: trace.saes[end].encode(rows) for end, rows in router.read([pair.sensitive], ends).items()}
         tokens += len(clean[ends[0]])
         for s, unit in enumerate(trace.path[start]):
             change = {start: cut_units(trace.unit, trace.saes.get(start), unit.view(1))}
             cut = router.read([pair.sensitive], ends, change)
             for end in ends:
-                codes = [trace.saes[end].encode(rows) for rows in (clean[end], cut[end])]
-                moved = (codes[0] - codes[1]).abs().double().sum(0).cpu()
+                moved = (clean[end] - trace.saes[end].encode(cut[end])).abs().double().sum(0).cpu()
                 total[end][s] += moved[trace.path[end]]
     return {(start, end): moved / tokens for end, moved in total.items()}
 
 
-def measure(model: Any, tokenizer: Any, prompts: int, units: int, stack: int) -> list[dict[str, object]]:
+def measure(name: str, model: Any, tokenizer: Any, prompts: int, units: int, stack: int) -> list[dict[str, object]]:
     pairs, d = made_pairs(prompts), hidden_size(model)
     blocks = TraceRouter(model, tokenizer).blocks
     onset = blocks // 3
@@ -86,19 +86,23 @@ def measure(model: Any, tokenizer: Any, prompts: int, units: int, stack: int) ->
     apart = max((batched[key].cpu() - looped[key]).abs().max().item() for key in looped) / largest
     if apart > 1e-5:
         raise SystemExit(f"batched and one-at-a-time influence differ by {apart:.1e} of the largest")
-    print(f"zero-outs per second: batched {fast:.1f}, one at a time {slow:.1f}, ratio {fast / slow:.2f}")
+    print(f"{name}\nzero-outs per second: batched {fast:.1f}, one at a time {slow:.1f}, ratio {fast / slow:.2f}")
     print(f"largest difference of the two: {apart:.1e} of the largest influence, {largest:.3g}")
     print(f"tracing {fit:.2f} s, plain forward over the same prompts {forward:.2f} s, ratio {fit / forward:.2f}")
+    cases = (
+        ("zero-outs per second", fast, "one at a time", slow, fast / slow),
+        ("tracing, s", fit, "plain forward, s", forward, fit / forward),
+        ("difference of the influences", apart, "of the largest", 1.0, apart),
+    )
     return [
-        {"case": "zero-outs per second", "ours": fast, "peer": "one at a time", "theirs": slow, "ratio": fast / slow},
-        {"case": "tracing, s", "ours": fit, "peer": "one forward pass", "theirs": forward, "ratio": fit / forward},
-        {"case": "difference of the influences", "ours": apart, "peer": "one at a time", "theirs": 0.0, "ratio": None},
+        {"model": name, "case": case, "ours": ours, "peer": peer, "theirs": theirs, "ratio": ratio}
+        for case, ours, peer, theirs, ratio in cases
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Zero-outs per second, batched over one at a time.")
-    parser.add_argument("--model", help="checkpoint, folder or org/name; default: a random Llama of 6 blocks, d = 256")
+    parser.add_argument("--model", help="also measure this checkpoint, folder or org/name")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--units", type=int, default=16, help="source units, and units of the path at each layer")
@@ -108,12 +112,14 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer: Any = word_tokenizer([*TOPICS, *WORDS])
     model: Any = tiny_lm(tokenizer, layers=6, width=256, heads=4)
+    sizes = (given.prompts, given.units, given.stack)
+    rows = measure("random Llama, 6 blocks, d = 256", model.to(resolve_device(given.device)), tokenizer, *sizes)
     if given.model:
         model, tokenizer = load_causal_lm(given.model, device=given.device, dtype=torch.float32)
-    rows = measure(model, tokenizer, given.prompts, given.units, given.stack)
+        rows += measure(given.model, model, tokenizer, *sizes)
     if given.out is not None:
         made = {"versions": env.versions("aisec-tracerouter"), "device": env.device(), "command": env.command()}
-        write_atomic(given.out, json.dumps({"model": given.model or "random", "rows": rows, **made}, indent=1) + "\n")
+        write_atomic(given.out, json.dumps({"rows": rows, **made}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

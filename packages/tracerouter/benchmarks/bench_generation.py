@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from aisec_common import env
 from aisec_common.files import write_atomic
+from aisec_common.torch.device import resolve_device
 from aisec_common.torch.hf_load import load_causal_lm
 from aisec_common.torch.hf_tiny_lm import tiny_lm
 from aisec_common.torch.model_hash import model_hash
@@ -89,18 +90,20 @@ def compared(model: Any, cut: Suppression, batch: int, new_tokens: int, repeats:
     return statistics.median(seconds[True]), statistics.median(seconds[False])
 
 
-def measure(model: Any, batch: int, new_tokens: int, repeats: int) -> list[dict[str, object]]:
+def measure(name: str, model: Any, batch: int, new_tokens: int, repeats: int) -> list[dict[str, object]]:
     blocks, d, macs = len(DECODER.blocks(model)), hidden_size(model), multiply_accumulates(model)
     digest, rows = model_hash(model), []
+    model.generation_config.pad_token_id = 0
+    print(name)
     print(f"{'units':12}{'edited layers':>14}{'with, s':>10}{'without, s':>12}{'ratio':>8}{'MAC ratio':>11}", end="")
     print(f"{'ratio/MAC':>11}")
     for form in ("coordinate", "ReLU", "TopK"):
-        for layers in sorted({2, blocks // 2, blocks * 2 // 3}):
+        for layers in sorted({2, blocks * 2 // 3}):
             cut = Suppression(model, random_trace(model, digest, form, layers))
             on, off = compared(model, cut, batch, new_tokens, repeats)
             added = {"coordinate": 0, "ReLU": 2 * UNITS, "TopK": WIDTH * d + UNITS}[form] * d  # W_dec of the units too
             bound = 1 + layers * added / macs
-            row = {"units": form, "edited layers": layers, "with_s": on, "without_s": off}
+            row = {"model": name, "units": form, "edited layers": layers, "with_s": on, "without_s": off}
             rows.append(row | {"ratio": on / off, "mac_ratio": bound, "ratio_over_mac": on / off / bound})
             cells = f"{form:12}{layers:14}{on:10.3f}{off:12.3f}{on / off:8.3f}{bound:11.3f}{on / off / bound:11.3f}"
             print(cells, flush=True)
@@ -109,22 +112,23 @@ def measure(model: Any, batch: int, new_tokens: int, repeats: int) -> list[dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Seconds of generation with the path cut, over seconds without.")
-    parser.add_argument("--model", help="checkpoint, folder or org/name; default: a random Llama of 6 blocks, d = 256")
+    parser.add_argument("--model", help="also measure this checkpoint, folder or org/name")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=1, help="prompts at once")
-    parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--new-tokens", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, help="write the rows as JSON to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
     model: Any = tiny_lm(4096, layers=6, width=256, heads=4)
+    sizes = (given.batch, given.new_tokens, given.repeats)
+    rows = measure("random Llama, 6 blocks, d = 256", model.to(resolve_device(given.device)), *sizes)
     if given.model:
         model, _ = load_causal_lm(given.model, device=given.device, dtype=torch.float32)
-    model.generation_config.pad_token_id = 0
-    rows = measure(model, given.batch, given.new_tokens, given.repeats)
+        rows += measure(given.model, model, *sizes)
     if given.out is not None:
         made = {"versions": env.versions("aisec-tracerouter"), "device": env.device(), "command": env.command()}
-        write_atomic(given.out, json.dumps({"model": given.model or "random", "rows": rows, **made}, indent=1) + "\n")
+        write_atomic(given.out, json.dumps({"rows": rows, **made}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ import pytest
 import torch
 from aisec_common.torch.hf_tiny_lm import tiny_lm
 from aisec_common.torch.hf_tokenizer import word_tokenizer
+from small_bench import small_bench
 from tiny_router import SMALL, WORDS, prompts
 
 from tracerouter.hf_router import TraceRouter
@@ -39,3 +40,17 @@ def trace(model, tokenizer, pairs):
 def dense(model, tokenizer, pairs):
     """Coordinates of the residual stream."""
     return TraceRouter(model, tokenizer, unit="coordinate", onset=1, **SMALL).fit(pairs)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """Where small models are kept once trained."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def bench(cache):
+    """The embedded default in small; whatever it trains is kept among the tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AISEC_CACHE", str(cache))
+        yield small_bench()

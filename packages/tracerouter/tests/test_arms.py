@@ -1,19 +1,11 @@
 import pytest
 import torch
-from small_bench import small_bench
 
 from tracerouter.arms import ARMS, SITES, Bench, Setting
 from tracerouter.hf_flagged_lm import is_flagged
 
 pytestmark = pytest.mark.filterwarnings("ignore:no local peak", "ignore:scores have no elbow")
 SMALL = {"latents": 64, "sae_k": 4}
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AISEC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield small_bench()
 
 
 def logits(bench):

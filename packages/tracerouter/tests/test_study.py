@@ -3,8 +3,8 @@ from aisec_common import Outcome
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
+from aisec_common.testing import MemoryLog
 from aisec_common.verdict import judge
-from small_bench import small_bench
 
 from tracerouter.arms import ARMS, SITES
 from tracerouter.study import ALL, STUDY, TraceScale, effects, frontiers, onset_curves, trial
@@ -12,35 +12,12 @@ from tracerouter.study import ALL, STUDY, TraceScale, effects, frontiers, onset_
 pytestmark = pytest.mark.filterwarnings("ignore:no local peak", "ignore:scores have no elbow")
 
 
-class Log:
-    def __init__(self):
-        self.samples, self.hashes, self.done = {}, {}, []
-
-    def sample(self, id, **values):
-        assert id not in self.samples
-        self.samples[id] = values
-
-    def progress(self, done, total):
-        assert 0 < done <= total
-        self.done.append(done / total)
-
-    def data(self, name, content):
-        self.hashes[name] = content
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AISEC_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield small_bench()
-
-
 def scale(**changes):
     return TraceScale(**({"seeds": 1, "arms": ARMS, "budgets": {"resid": (None, 3), "branches": (2,)}} | changes))
 
 
 def test_metrics_of_an_arm(bench):
-    log = Log()
+    log = MemoryLog()
     found = trial("path", bench, 0, scale(), log)
     for place in ("resid.elbow", "resid.3", "branches.2"):
         assert found[f"{place}.j"] == pytest.approx(found[f"{place}.utility"] - found[f"{place}.asr"])
@@ -58,7 +35,7 @@ def test_metrics_of_an_arm(bench):
 
 
 def test_arms_without_a_budget_are_measured_once(bench):
-    log = Log()
+    log = MemoryLog()
     found = trial("none", bench, 0, scale(), log)
     assert found["resid.3.units"] == 0
     assert "resid.elbow.j" not in found
@@ -69,22 +46,22 @@ def test_arms_without_a_budget_are_measured_once(bench):
 
 
 def test_an_arm_outside_the_scale_gives_nothing(bench):
-    assert trial("direction", bench, 0, scale(arms=("none",)), Log()) == {}
+    assert trial("direction", bench, 0, scale(arms=("none",)), MemoryLog()) == {}
 
 
 def test_sweeps_and_edges(bench):
     found = trial(
-        "path", bench, 0, scale(budgets={"resid": (3,)}, gammas=(0.0, 0.5), saes=((64, 4),), edges=True), Log()
+        "path", bench, 0, scale(budgets={"resid": (3,)}, gammas=(0.0, 0.5), saes=((64, 4),), edges=True), MemoryLog()
     )
     assert found["resid.gamma_0.j"] == found["resid.3.j"]
     assert {"resid.gamma_0.5.asr", "resid.sae_64_4.units", "resid.frontier_gamma"} <= set(found)
     assert 0 < found["resid.strongest_source"] <= 1
-    swept = trial("source", bench, 0, scale(budgets={"resid": (3,)}, gammas=(0.0,)), Log())
+    swept = trial("source", bench, 0, scale(budgets={"resid": (3,)}, gammas=(0.0,)), MemoryLog())
     assert not any("gamma" in name for name in swept)
 
 
 def test_the_same_seed_gives_the_same_numbers(bench):
-    once, twice = (trial("random", bench, 0, scale(budgets={"branches": (4,)}), Log()) for _ in range(2))
+    once, twice = (trial("random", bench, 0, scale(budgets={"branches": (4,)}), MemoryLog()) for _ in range(2))
     assert once == twice
 
 

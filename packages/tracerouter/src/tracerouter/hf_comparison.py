@@ -90,7 +90,7 @@ def compare(
         model = model.to(torch.bfloat16)  # type: ignore[arg-type]
         asked = _Asked.of(tokenizer)
         judge = partial(_judged, model, tokenizer, asked)
-        records.append(_kept(out, {"seed": seed, "setting": "none"}, lambda judge=judge: _cost(judge())))
+        records.append(_kept(out, {"seed": seed, "setting": "none"}, partial(_uncut, judge)))
         for place in places:
             router = TraceRouter(
                 model,
@@ -171,6 +171,10 @@ def _cut(
     with router.suppress(instead):
         cost = judge()
     return {"onset": trace.onset, "onset_curve": list(trace.onset_curve), "units": instead.n_units, **_cost(cost)}
+
+
+def _uncut(judge: Callable[[], SafetyCost]) -> dict[str, Any]:
+    return _cost(judge())
 
 
 def _cost(cost: SafetyCost) -> dict[str, Any]:

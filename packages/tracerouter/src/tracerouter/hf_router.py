@@ -21,7 +21,7 @@ from tracerouter.discovery import Batches, Show, in_batches, silent
 from tracerouter.evaluation import evaluate
 from tracerouter.hf_attention import Score, onset_curve
 from tracerouter.hf_reader import Encoder, Reader
-from tracerouter.influence import Influence, batched_zero_outs
+from tracerouter.influence import Encode, Influence, batched_zero_outs
 from tracerouter.onset import onset_layer
 from tracerouter.pairs import Pair
 from tracerouter.path import Trace, UnitKind, hidden_size
@@ -66,6 +66,20 @@ class TraceRouter:
         ValueError: for fewer than two blocks, an onset at the last block, an unknown site or unit, k above the width.
 
     Source: arXiv 2601.21900, sections on discovery and intervention.
+
+    >>> from aisec_common.torch.hf_tiny_lm import tiny_lm
+    >>> from aisec_common.torch.hf_tokenizer import word_tokenizer
+    >>> tokenizer = word_tokenizer(["rain", "beer", "in", "May"])
+    >>> model = tiny_lm(tokenizer, width=16)
+    >>> router = TraceRouter(model, tokenizer, onset=0, k=2, sae_k=4, sae_steps=5)
+    >>> trace = router.fit([Pair(sensitive="rain in May", matched="beer in May")])
+    >>> trace.summary()[["layer", "role", "K"]].values.tolist()
+    [[0, 'source', 2], [1, 'path', 2]]
+    >>> asked = tokenizer("rain in May", return_tensors="pt")
+    >>> with router.suppress(trace, gamma=0.0):
+    ...     cut = model(**asked).logits
+    >>> torch.equal(cut, model(**asked).logits)
+    False
     """
 
     def __init__(
@@ -275,7 +289,8 @@ class TraceRouter:
         starts = [key for key, units in trace.path.items() if key[0] == trace.onset and len(units)]
         if not ends or not starts:
             raise ValueError("trace has no units at or behind its onset layer: there are no edges")
-        reads = {names[key]: trace.saes[key].encode if trace.unit == "latent" else _as_they_are for key in ends}
+        reads = {names[key]: _reading(trace, key) for key in ends}
+        blocks = [name for name, _ in self.adapter.blocks(run)]
         found: dict[tuple[Key, Key], list[Influence]] = {}
         batches = self._batches([p.sensitive for p in pairs])
         for done, batch in enumerate(batches, start=1):
@@ -296,6 +311,7 @@ class TraceRouter:
                         units=units,
                         reads=reads,
                         mask=self.read.counted(inputs),
+                        skip=blocks[: trace.onset + (start[1] == "resid")],
                         stack=stack,
                     )
                 for end in ends:
@@ -305,10 +321,7 @@ class TraceRouter:
                         here if before is None else [a.merge(b) for a, b in zip(before, here, strict=True)]
                     )
             progress("edges", done, len(batches))
-        return {
-            (start, end): torch.stack([each.delta[trace.path[end]] for each in moved])
-            for (start, end), moved in found.items()
-        }
+        return {(start, end): torch.stack([each.delta for each in moved]) for (start, end), moved in found.items()}
 
     @staticmethod
     def load(model: nn.Module, folder: str | Path, adapter: Adapter = DECODER) -> Trace:
@@ -325,5 +338,13 @@ class TraceRouter:
         return in_batches(texts, self.batch_size)
 
 
-def _as_they_are(a: Tensor) -> Tensor:
-    return a
+def _reading(trace: Trace, key: Key) -> Encode:
+    """From activations [..., d] to the path's units [..., K] of one place."""
+    units, sae = trace.path[key], trace.saes.get(key)
+
+    def read(a: Tensor) -> Tensor:
+        if trace.unit == "coordinate" or sae is None:
+            return a[..., units.to(a.device)]
+        return sae.to(a.device).selected(a, units.to(a.device))
+
+    return read

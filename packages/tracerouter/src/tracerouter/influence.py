@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -153,12 +154,14 @@ def batched_zero_outs(
     units: Tensor,
     reads: Mapping[str, Encode],
     mask: Tensor,
+    skip: Sequence[str] = (),
     stack: int = 8,
 ) -> dict[str, list[Influence]]:
     """The influence of every source unit zeroed by itself, many zero-outs to a forward pass: the edges of the path.
 
     Δ_s(m) = E|a_m - â_m^(s)|, with â^(s) from a run in which unit s alone is zeroed. Copies of the batch are stacked
-    along its first dimension, one unit zeroed in each, which gives what one run a unit would.
+    along its first dimension, one unit zeroed in each, which gives what one run a unit would. Blocks that end before
+    anything is zeroed do the same in every run: those of `skip` run once, and their output is kept.
 
     Args:
         model: called as `model(**inputs)`, once clean and ceil(len(units) / stack) times with zero-outs.
@@ -170,6 +173,8 @@ def batched_zero_outs(
         reads: from the names of downstream layers to what turns their hidden states [B, T, d] into units [B, T, m]:
             `sae.encode`, or `lambda hidden: hidden` for coordinates.
         mask: [B, T] true at tokens that count.
+        skip: names of the first blocks, in order, up to the last one whose own output nothing precedes but them; the
+            source layer itself may be the last.
         stack: zero-outs to a forward pass; memory grows with it.
 
     Returns:
@@ -187,7 +192,7 @@ def batched_zero_outs(
         raise ValueError("reads is empty: name at least one downstream layer")
     if stack < 1:
         raise ValueError(f"stack must be at least 1, got {stack}")
-    with capture(model, reads) as seen:
+    with capture(model, reads) as seen, _kept_output(model, skip) as kept:
         model(**inputs)
     clean = {name: encode(seen[name]) for name, encode in reads.items()}
     found = {name: [Influence(codes.shape[-1]) for _ in chosen] for name, codes in clean.items()}
@@ -198,7 +203,11 @@ def batched_zero_outs(
             copies = hidden.chunk(len(group))
             return torch.cat([cut(copy, unit) for copy, unit in zip(copies, group, strict=True)])
 
-        with edit(model, {source: without}), capture(model, reads) as changed:
+        with (
+            _in_place_of(model, skip, kept, len(group)),
+            edit(model, {source: without}),
+            capture(model, reads) as changed,
+        ):
             model(**{name: _stacked(value, len(group)) for name, value in inputs.items()})
         for name, encode in reads.items():
             for i, hidden in enumerate(changed[name].chunk(len(group))):
@@ -206,5 +215,35 @@ def batched_zero_outs(
     return found
 
 
+@contextlib.contextmanager
+def _kept_output(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[Any]]:
+    """Gives a list into which the last of the blocks puts what it returns, before any hook changes it."""
+    kept: list[Any] = []
+    with contextlib.ExitStack() as hooked:
+        if blocks:
+            last = model.get_submodule(blocks[-1])
+            hooked.callback(last.register_forward_hook(lambda *call: kept.append(call[-1]), prepend=True).remove)
+        yield kept
+
+
+@contextlib.contextmanager
+def _in_place_of(model: nn.Module, blocks: Sequence[str], kept: list[Any], copies: int) -> Iterator[None]:
+    """Blocks return what was kept, once for each copy of the batch, and compute nothing; their hooks still run."""
+    layers = [model.get_submodule(name) for name in blocks]
+    given = _stacked(kept[-1], copies) if layers else None
+    own = [vars(layer).get("forward") for layer in layers]
+    try:
+        for layer in layers:
+            layer.forward = lambda *_, **__: given
+        yield
+    finally:
+        for layer, forward in zip(layers, own, strict=True):
+            del layer.forward
+            if forward is not None:  # such as that of a model spread over devices
+                layer.forward = forward
+
+
 def _stacked(value: Any, copies: int) -> Any:
+    if isinstance(value, (tuple, list)):
+        return type(value)(_stacked(part, copies) for part in value)
     return torch.cat([value] * copies) if isinstance(value, Tensor) and value.ndim else value

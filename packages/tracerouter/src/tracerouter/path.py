@@ -56,6 +56,15 @@ class Trace:
     Raises:
         ValueError: for an onset at the last block, path entries before l*, at other sites, or with units that are not
             there.
+
+    >>> import torch
+    >>> plus, minus, place = Activity(2), Activity(2), (1, "resid")
+    >>> plus.update(torch.tensor([[3.0, 1.0]]))
+    >>> minus.update(torch.tensor([[0.0, 1.0]]))
+    >>> known = {"path": {place: torch.tensor([0])}, "plus": {place: plus}, "minus": {place: minus}}
+    >>> known |= {"delta": {place: torch.ones(2)}, "onset": 0, "sites": ("resid",), "blocks": 2, "width": 2}
+    >>> Trace(**known, model_hash="").summary()[["layer", "site", "role", "K", "mass"]].values.tolist()
+    [[1, 'resid', 'path', 1, 1.0]]
     """
 
     onset: int

@@ -86,6 +86,10 @@ class Gate:
     Args:
         threshold: in units of the score, see `source_scores`.
         false_positive_rate: at which it was set on matched prompts.
+
+    >>> gate = Gate.calibrate(torch.tensor([0.1, 0.2, 0.3]), false_positive_rate=0.0)
+    >>> (torch.tensor([0.2, 0.9]) > gate.threshold).tolist()
+    [False, True]
     """
 
     threshold: float
@@ -154,6 +158,11 @@ class Suppression:
     latents, at all positions, generated ones included. With γ = 1, or where the path has no units, no hook is set and
     the model is bit-identical to the untouched one.
 
+    All positions include a beginning-of-sequence token at the start, which the statistics leave out: no position is one
+    where a prompt could put a concept to pass the cut. Many models park attention on that token, with activations far
+    larger than any the autoencoder was trained on; what a cut does there falls on every prompt alike, and shows in
+    utility and perplexity beside the random control, which is cut there too.
+
     With a gate, each prompt is scored by one forward pass without cuts when it enters (a call without cached tokens),
     and the answer holds while its tokens are generated; without a cache every call counts as a new prompt.
 
@@ -169,6 +178,17 @@ class Suppression:
             activations of a quantised type.
 
     Source: arXiv 2601.21900, path-level intervention; γ between 0 and 1, and the gate, are ours.
+
+    >>> from aisec_common.torch.hf_tiny_lm import tiny_lm
+    >>> from aisec_common.torch.model_hash import model_hash
+    >>> from tracerouter.activity import Activity
+    >>> model, place, counts = tiny_lm(9, width=16), (1, "resid"), Activity(16)
+    >>> about = {"onset": 0, "sites": ("resid",), "unit": "coordinate", "delta": {}, "blocks": 2, "width": 16}
+    >>> about |= {"plus": {place: counts}, "minus": {place: counts}, "model_hash": model_hash(model)}
+    >>> with Suppression(model, Trace(path={place: torch.tensor([3])}, **about)), capture(model, "model.layers.1") as a:
+    ...     _ = model(torch.tensor([[5, 6]]))
+    >>> a["model.layers.1"][..., 3].tolist()
+    [[0.0, 0.0]]
     """
 
     def __init__(
