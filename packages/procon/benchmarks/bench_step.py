@@ -1,14 +1,15 @@
 """What a step of ProConTrainer costs beside one of trl's SFTTrainer: `python benchmarks/bench_step.py [--out FILE]`.
 
-Seconds: processor time of a whole training of STEPS steps over that of trl's, both after one warm-up training; the
-trainings of all kinds take turns, and the ratio is that of medians. The pre-pass of reference="cache" is made before
-and is told apart. Memory: peak resident memory of a fresh process over one training, less what the process held before
-the model was built, over trl's. `--model NAME` takes a real checkpoint, `--device cuda` a GPU.
+Seconds: processor time of a training of STEPS steps, by step, after one warm-up training; the trainings of all kinds
+take turns, and medians are compared. The pre-pass of reference="cache" is made before and told apart, by batch, over
+trl's step. Memory: peak resident memory of a fresh process over one training, less what the process held before the
+model was built. `--model NAME` takes a real checkpoint, `--device cuda` a GPU. About 3 minutes on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import statistics
@@ -20,18 +21,18 @@ from typing import Any
 
 import torch
 from aisec_common import env
-from aisec_common.data.registry import model_path
 from aisec_common.files import write_atomic
 from aisec_common.seeding import torch_rng
 from aisec_common.torch.blocks import find_blocks
 from aisec_common.torch.device import resolve_device
+from aisec_common.torch.hf_load import load_causal_lm
 from aisec_common.torch.hf_tiny_lm import tiny_lm
 from aisec_common.torch.hf_tokenizer import word_tokenizer
 from aisec_common.torch.model_hash import model_hash
 from datasets import Dataset
 from peft import LoraConfig
 from torch import nn
-from transformers import AutoModelForCausalLM
+from transformers import PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -39,7 +40,8 @@ from procon import ProConConfig, ProConTrainer, RefusalDirections
 
 TINY = "tiny"
 KINDS = ("sft", "cache", "adapter_off", "model")
-TURNS, STEPS, ROWS, TOKENS, PROMPT = 3, 8, 8, 96, 32
+TURNS, STEPS, ROWS, TOKENS, PROMPT = 3, 5, 8, 96, 32
+PEAK_STEPS = 2
 VOCABULARY = 512
 
 
@@ -47,7 +49,7 @@ def model_of(name: str, device: str) -> Any:
     if name == TINY:
         model: nn.Module = tiny_lm(VOCABULARY, layers=8, width=256, heads=4)
     else:
-        model = AutoModelForCausalLM.from_pretrained(model_path(name), dtype=torch.float32)
+        model, _ = load_causal_lm(name, device=device, dtype=torch.float32)
     return model.to(resolve_device(device))
 
 
@@ -60,7 +62,7 @@ def directions_of(model: Any) -> RefusalDirections:
     )
 
 
-def trainer_of(kind: str, name: str, device: str, folder: str, steps: int = STEPS) -> Any:
+def trainer_of(kind: Any, name: str, device: str, folder: str, steps: int = STEPS) -> Any:
     model = model_of(name, device)
     ids = torch.randint(4, VOCABULARY, (STEPS * ROWS, TOKENS), generator=torch_rng(0, "rows")).tolist()
     rows = {"input_ids": ids, "labels": [[-100] * PROMPT + row[PROMPT:] for row in ids]}
@@ -82,9 +84,12 @@ def trainer_of(kind: str, name: str, device: str, folder: str, steps: int = STEP
     shared = {"train_dataset": Dataset.from_dict(rows), "peft_config": lora}
     shared["processing_class"] = word_tokenizer(["a"])  # the rows are tokens already
     if kind == "sft":
-        return SFTTrainer(model, args, **shared)
-    procon = ProConConfig(reference=kind)
-    return ProConTrainer(model, args, directions=directions_of(model), procon=procon, **shared)
+        trainer: Any = SFTTrainer(model, args, **shared)
+    else:
+        procon = ProConConfig(reference=kind)
+        trainer = ProConTrainer(model, args, directions=directions_of(model), procon=procon, **shared)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def seconds(work: Any, device: str) -> float:
@@ -96,15 +101,16 @@ def seconds(work: Any, device: str) -> float:
 
 
 def times(name: str, device: str, folder: str) -> dict[str, float]:
-    """Seconds of a step of each kind, and those of the whole pre-pass."""
+    """Seconds of a step of each kind, and of a batch of the pre-pass."""
     taken: dict[str, list[float]] = {kind: [] for kind in KINDS}
     trainer_of("sft", name, device, folder, steps=2).train()
+    gc.freeze()  # every training begins with a collection; walking all libraries would count as time of its steps
     pre_pass = seconds(trainer_of("cache", name, device, folder, steps=0)._prepare_reference, device)
     for _ in range(TURNS):
         for kind in KINDS:
             trainer = trainer_of(kind, name, device, folder)
             taken[kind].append(seconds(trainer.train, device) / STEPS)
-    return {kind: statistics.median(found) for kind, found in taken.items()} | {"pre-pass": pre_pass}
+    return {kind: statistics.median(found) for kind, found in taken.items()} | {"pre-pass": pre_pass / STEPS}
 
 
 def peak(kind: str, name: str, device: str) -> float:
@@ -117,7 +123,7 @@ def peak(kind: str, name: str, device: str) -> float:
     env.reset_peak_memory()
     baseline = env.peak_memory_mib()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(kind, name, device, folder)
+        trainer = trainer_of(kind, name, device, folder, steps=PEAK_STEPS)
         trainer.train()
     if device != "cpu":
         return torch.cuda.max_memory_allocated() / 2**20
@@ -131,18 +137,14 @@ def measure(name: str, device: str) -> list[dict[str, object]]:
     for kind in KINDS:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             peaks[kind] = pool.submit(peak, kind, name, device).result()
+    compared = [(kind, "seconds a step", taken[kind], taken["sft"]) for kind in KINDS[1:]]
+    compared += [("cache", "seconds a batch of the pre-pass", taken["pre-pass"], taken["sft"])]
+    compared += [(kind, "peak MiB", peaks[kind], peaks["sft"]) for kind in KINDS[1:]]
     rows: list[dict[str, object]] = []
-    for kind in KINDS[1:]:
-        for quantity, found in (("seconds a step", taken), ("peak MiB", peaks)):
-            ratio = found[kind] / found["sft"]
-            rows.append(
-                {"model": name, "reference": kind, "quantity": quantity, "ours": found[kind], "trl": found["sft"]}
-                | {"ratio": ratio}
-            )
-            print(f"{name:24}{kind:14}{quantity:16}{found[kind]:12.4f}{found['sft']:12.4f}{ratio:8.3f}", flush=True)
-    rows.append({"model": name, "reference": "cache", "quantity": "steps' time of the pre-pass"})
-    rows[-1]["ratio"] = taken["pre-pass"] / taken["sft"]
-    print(f"pre-pass over {STEPS * ROWS} samples: {rows[-1]['ratio']:.2f} steps of trl's")
+    for kind, quantity, ours, trl in compared:
+        row = {"model": name, "reference": kind, "quantity": quantity, "ours": ours, "trl": trl}
+        rows.append(row | {"ratio": ours / trl})
+        print(f"{name:24}{kind:14}{quantity:34}{ours:12.4f}{trl:12.4f}{ours / trl:8.3f}", flush=True)
     return rows
 
 
@@ -153,7 +155,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the rows as JSON to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{'model':24}{'reference':14}{'quantity':16}{'ours':>12}{'trl':>12}{'ratio':>8}")
+    print(f"{'model':24}{'reference':14}{'quantity':34}{'ours':>12}{'trl':>12}{'ratio':>8}")
     rows = measure(given.model, given.device)
     if given.out is not None:
         made = {"versions": env.versions("aisec-procon"), "device": env.device(), "command": env.command()}

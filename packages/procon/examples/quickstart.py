@@ -25,7 +25,15 @@ directions = refusal_directions(model, tokenizer, harmful=harmful[::2], harmless
 with tempfile.TemporaryDirectory() as folder:
     trainer = ProConTrainer(
         model=model,
-        args=SFTConfig(output_dir=folder, max_steps=20, learning_rate=3e-3, use_cpu=True, bf16=False, report_to="none"),
+        args=SFTConfig(
+            output_dir=folder,
+            max_steps=20,
+            learning_rate=3e-3,
+            use_cpu=True,
+            bf16=False,
+            activation_checkpointing=False,
+            report_to="none",
+        ),
         train_dataset=Dataset.from_list([{"prompt": p, "completion": " no"} for p in harmless[1::2]]),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),

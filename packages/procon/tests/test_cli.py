@@ -3,10 +3,12 @@ import json
 import pytest
 from aisec_common.torch.hf_tiny_lm import tiny_lm
 from aisec_common.torch.hf_tokenizer import word_tokenizer
+from made_up_runs import curves
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, TrainerCallback
 
-from procon import cli
+from procon import cli, trl_comparison
+from procon.comparison import FILES
 from procon.direction import RefusalDirections
 from procon.drift import DriftReport
 
@@ -71,13 +73,29 @@ def test_every_variant_trains(given, tmp_path, variant):
     assert ("kl" in keys) == (variant == "kl")
 
 
-@pytest.mark.slow
-def test_resumes_where_it_was_stopped(given, tmp_path):
-    assert train(given, tmp_path, "s") == 0
-    whole = json.loads((tmp_path / "log.json").read_text())
-    (tmp_path / "adapter").rename(tmp_path / "first")
-    assert train(given, tmp_path, "s", "--resume") == 0
-    assert len(json.loads((tmp_path / "log.json").read_text())) == len(whole) + 1  # nothing but the closing summary
+def test_resumes_where_it_was_stopped(given, tmp_path, monkeypatch, capsys):
+    two = ("--epochs", "2")  # of three steps each; the first one's end is kept
+    assert train(given, tmp_path / "whole", "s", *two) == 0
+
+    def pulled(show):
+        class Stop(TrainerCallback):
+            def on_step_end(self, args, state, control, **settings):
+                if state.global_step == 5:
+                    raise KeyboardInterrupt
+
+        return Stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "_progress", pulled)
+        assert train(given, tmp_path / "part", "s", *two) == 130
+    assert train(given, tmp_path / "part", "s", *two, "--resume") == 0
+    assert "training steps: 6/6" in capsys.readouterr().err
+    whole, part = (
+        [(entry["loss"], entry["procon"]) for entry in json.loads((folder / "log.json").read_text()) if "loss" in entry]
+        for folder in (tmp_path / "whole", tmp_path / "part")
+    )
+    assert part == [pytest.approx(step) for step in whole]
+    assert len(part) == 6
 
 
 @pytest.mark.parametrize(
@@ -104,4 +122,26 @@ def test_empty_probes_and_unknown_models_are_refused(given, tmp_path, capsys):
     for models, message in (([str(given / "model")] * 2, "is empty"), (["./nowhere"] * 2, "nowhere")):
         probe = empty if message == "is empty" else words(given, tmp_path)
         assert cli.main(["drift", *models, *probe]) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_compares_what_was_run(tmp_path, capsys, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(trl_comparison, "compare", lambda out, **more: asked.update(more))
+    (tmp_path / "runs").mkdir()
+    for number, run in enumerate(curves(2.0)):
+        (tmp_path / "runs" / f"{number}.json").write_text(json.dumps(run))
+    assert cli.main(["compare", "--out", str(tmp_path), "--seeds", "3"]) == 0
+    assert (asked["seeds"], asked["device"]) == (3, "cpu")
+    told = capsys.readouterr().out
+    assert "procon_s-30" in told
+    effect = json.loads((tmp_path / "equal-task-loss.json").read_text())["effect"]
+    assert f"refusal above random directions at equal task loss: holds ({effect:+.2f} log-odds [" in told
+    assert all((tmp_path / name).stat().st_size and name in told for name in FILES)
+
+
+def test_a_comparison_says_what_it_lacks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("AISEC_CACHE", str(tmp_path / "cache"))
+    for more, message in (([], "aisec data fetch smollm2-135m-instruct"), (["--seeds", "0"], "seeds must be at least")):
+        assert cli.main(["compare", "--out", str(tmp_path / "out"), *more]) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]

@@ -4,6 +4,7 @@ from aisec_common import Outcome
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
+from aisec_common.testing import MemoryLog
 from aisec_common.verdict import judge
 from small_language import small_aligned, with_few_rows
 
@@ -11,23 +12,7 @@ from procon.arms import ARMS, MAIN
 from procon.hf_directions import refusal_directions
 from procon.study import STUDY, Bench, TuningScale, cost_by_alpha, drift_by_layer, refusal_and_task, trial
 
-ONCE = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 SCALE = TuningScale(seeds=1, steps=2)
-
-
-class Log:
-    def __init__(self):
-        self.samples, self.hashes = {}, {}
-
-    def sample(self, id, **values):
-        assert id not in self.samples
-        self.samples[id] = values
-
-    def progress(self, done, total):
-        assert 0 < done <= total
-
-    def data(self, name, content):
-        self.hashes[name] = content
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +26,7 @@ def benches(tmp_path_factory):
 
 
 def test_the_aligned_arm_has_not_moved(benches):
-    log = Log()
+    log = MemoryLog()
     found = trial("aligned", benches, 0, SCALE, log)
     assert found["shift"] == 0
     assert [found[f"cos.{layer}"] for layer in range(3)] == pytest.approx([1, 1, 1], abs=1e-5)
@@ -51,9 +36,8 @@ def test_the_aligned_arm_has_not_moved(benches):
     assert found["refusal_log_odds"] == pytest.approx(np.mean(odds), abs=1e-4)
 
 
-@ONCE
 def test_a_trained_arm_has(benches):
-    found, aligned = trial("sft", benches, 0, SCALE, Log()), trial("aligned", benches, 0, SCALE, Log())
+    found, aligned = trial("sft", benches, 0, SCALE, MemoryLog()), trial("aligned", benches, 0, SCALE, MemoryLog())
     assert set(found) == set(aligned)
     assert found["shift"] > 0
     assert found["refusal_log_odds"] != aligned["refusal_log_odds"]
@@ -62,9 +46,9 @@ def test_a_trained_arm_has(benches):
 
 def test_other_arms_wait_for_the_full_scale_and_the_wide_language_takes_the_claims_arms(benches):
     full = STUDY.scales["full"]
-    assert trial("kl", benches, 0, SCALE, Log()) == {}
-    assert trial("kl", {"wide.": benches[""]}, 0, full, Log()) == {}
-    found = trial("aligned", {"wide.": benches[""]}, 0, full, Log())
+    assert trial("kl", benches, 0, SCALE, MemoryLog()) == {}
+    assert trial("kl", {"wide.": benches[""]}, 0, full, MemoryLog()) == {}
+    found = trial("aligned", {"wide.": benches[""]}, 0, full, MemoryLog())
     assert all(name.startswith("wide.") for name in found)
 
 

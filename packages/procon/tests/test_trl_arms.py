@@ -10,7 +10,6 @@ from procon.arms import ARMS
 from procon.hf_directions import refusal_directions
 from procon.trl_arms import fine_tune
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 STEPS = 3
 RARE = {"procon_s_0.1", "procon_s_1", "random_s", "procon_s_safe", "procon_wu_safe", "sft_long", "resta"}
 TRAINED = [

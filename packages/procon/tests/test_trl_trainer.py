@@ -3,7 +3,10 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from torch.testing import assert_close
 from trl import SFTTrainer
 
 from procon.config import ProConConfig
+from procon.projection import Norm, Reduction
 from procon.trl_trainer import ProConTrainer
 
 LAYOUTS = {"right": padded, "left": lambda data: padded(data, "left"), "packed": packed}
@@ -114,11 +118,12 @@ def test_the_references_agree_with_each_other_and_with_a_loop(tmp_path, layout):
         assert term == pytest.approx(slow, rel=1e-3 if dtype == "float16" else 1e-5)
 
 
-@pytest.mark.parametrize("norm", ["abs", "l2_tokens", "squared"])
-@pytest.mark.parametrize("reduction", ["mean", "layer_sum", "paper_sum"])
-def test_packing_changes_no_norm_and_no_reduction(tmp_path, norm, reduction):
-    trainer = make(tmp_path, procon={"alpha": 1.0, "norm": norm, "reduction": reduction, "tokens": "both"}, moved=True)
-    assert term_of(trainer, packed(rows())) == pytest.approx(term_of(trainer, padded(rows())), rel=1e-5)
+def test_packing_changes_no_norm_and_no_reduction(tmp_path):
+    trainer = make(tmp_path, procon={"alpha": 1.0, "tokens": "both"}, moved=True)
+    for norm, reduction in product(get_args(Norm), get_args(Reduction)):
+        trainer.procon = replace(trainer.procon, norm=norm, reduction=reduction)
+        in_packs, in_rows = (term_of(trainer, layout(rows())) for layout in (packed, padded))
+        assert in_packs == pytest.approx(in_rows, rel=1e-5), (norm, reduction)
 
 
 def test_prompt_tokens_do_not_count(tmp_path):
@@ -187,14 +192,13 @@ def test_activation_checkpointing_changes_nothing(tmp_path):
         assert_close(weights[1][name], weight)
 
 
-def test_training_holds_the_projections_and_reports_the_drift(tmp_path):
-    drifts = []
-    for alpha in (0.0, 10.0):
-        trainer = make(tmp_path, procon={"alpha": alpha, "reference": "cache"}, args={"num_train_epochs": 20})
+def test_the_heavier_alpha_is_the_less_the_projections_of_training_rows_move(tmp_path):
+    moved = []
+    for alpha in (0.0, 1.0, 10.0):
+        trainer = make(tmp_path, procon={"alpha": alpha, "reference": "cache"}, args={"num_train_epochs": 10})
         trainer.train()
-        drifts.append(trainer.projection_drift())
-        assert drifts[-1] == pytest.approx(slow_term(trainer, rows()), rel=1e-4)
-    assert drifts[1] < drifts[0] / 2
+        moved.append(slow_term(trainer, rows()))
+    assert moved[0] > moved[1] > 2 * moved[2] > 0
 
 
 def test_normalize_divides_by_the_spread_of_the_reference(tmp_path):
@@ -244,7 +248,6 @@ def test_full_fine_tuning_with_a_frozen_copy_or_a_cache(tmp_path):
         )
         trainer.train()
         found.append([entry["procon"] for entry in losses(trainer)])
-        assert trainer.projection_drift() > 1e-4
     assert found[0][0] == 0
     assert found[0][-1] > 1e-4
     assert found[1] == pytest.approx(found[0], rel=1e-4)

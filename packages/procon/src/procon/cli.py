@@ -1,4 +1,4 @@
-"""The `procon` command: fine-tune a chat model that keeps refusing, and measure how far a tuned one has drifted."""
+"""The `procon` command: fine-tune a model that keeps refusing, measure how far one has drifted, compare methods."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import tyro
 from aisec_common.command import run_command
 from aisec_common.files import locked, require_writable, write_atomic
 from aisec_common.progress import counting
+from rich.console import Console
+from rich.table import Table
 
-from procon.cli_config import ALPHA, SAFE, WARMED, WARMUP_EPOCHS, DriftConfig, TrainConfig
+from procon.cli_config import ALPHA, SAFE, WARMED, WARMUP_EPOCHS, CompareConfig, DriftConfig, TrainConfig
 
 if TYPE_CHECKING:
     from procon.direction import RefusalDirections
@@ -22,7 +24,11 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"
 KL_WEIGHT = 0.1
 
-Command = Annotated[TrainConfig, tyro.conf.subcommand("train")] | Annotated[DriftConfig, tyro.conf.subcommand("drift")]
+Command = (
+    Annotated[TrainConfig, tyro.conf.subcommand("train")]
+    | Annotated[DriftConfig, tyro.conf.subcommand("drift")]
+    | Annotated[CompareConfig, tyro.conf.subcommand("compare")]
+)
 Show = Callable[[str, int, int], None]
 
 
@@ -34,10 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _do(config: Any) -> None:
     require_writable(config.out, "--out")
     with locked(config.out, "--out"), counting() as show:
-        if isinstance(config, TrainConfig):
-            _train(config, show)
-        else:
-            _drift(config, show)
+        verbs: dict[type, Callable[[Any, Show], None]] = {
+            TrainConfig: _train,
+            DriftConfig: _drift,
+            CompareConfig: _compare,
+        }
+        verbs[type(config)](config, show)
 
 
 def _train(config: TrainConfig, show: Show) -> None:
@@ -158,7 +166,8 @@ def _drift(config: DriftConfig, show: Show) -> None:
     from procon.hf_directions import refusal_directions
 
     harmful, harmless = (read_prompts(file) for file in config.probe)
-    found = []
+    found: list[RefusalDirections] = []
+    model: Any
     adapter = (Path(config.after) / "adapter_config.json").is_file()
     for done, name in enumerate((config.before, config.after)):
         show("models", done, 2)
@@ -180,6 +189,26 @@ def _drift(config: DriftConfig, show: Show) -> None:
         )
     show("models", 2, 2)
     _told(DriftReport.of(*found), config.out)
+
+
+def _compare(config: CompareConfig, show: Show) -> None:
+    from aisec_common.torch.device import resolve_device
+
+    from procon.comparison import FILES, write_comparison
+    from procon.trl_comparison import compare
+
+    compare(config.out, seeds=config.seeds, device=str(resolve_device(config.device)), show=show)
+    rows, found = write_comparison(config.out)
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
+    # a pipe has no width of its own; do not fold the table to 80 columns there
+    Console(width=None if sys.stdout.isatty() else 160, highlight=False).print(table)
+    print(f"refusal above random directions at equal task loss: {found['verdict']}", end="")
+    print(
+        f" ({found['effect']:+.2f} log-odds [{found['low']:+.2f}, {found['high']:+.2f}])" if "effect" in found else ""
+    )
+    print(f"saved: {', '.join(str(config.out / name) for name in FILES)}")
 
 
 def _told(report: DriftReport, folder: Path) -> None:

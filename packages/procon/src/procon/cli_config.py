@@ -100,3 +100,22 @@ class DriftConfig(_Probed):
     """The model as it was: a checkpoint name, a folder, or a hub's org/name."""
     after: Annotated[str, tyro.conf.Positional]
     """The tuned model, or the folder of an adapter for `before`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """Fine-tunes SmolLM2-135M-Instruct, taught to refuse the weather, with and without ProCon, and compares.
+
+    Needs `aisec data fetch smollm2-135m-instruct`; goes on where it was stopped, at the last finished run.
+    """
+
+    out: Path
+    """Folder for the runs, the table and the figures."""
+    seeds: int = 2
+    """How often everything is done."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps; auto takes what is there."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}")

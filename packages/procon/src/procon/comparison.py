@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FILES = ("comparison.csv", "equal-task-loss.json", "frontier.png", "drift.png")
+
 Record = Mapping[str, Any]
 Floats = NDArray[np.float64]
 
@@ -95,20 +97,26 @@ def at_equal_task_loss(records: Sequence[Record], *, points: int = 21) -> dict[s
     return {"effect": mean.mean, "low": low, "high": high, "verdict": verdict, "losses": ranges}
 
 
-def write_comparison(folder: Path) -> dict[str, Any]:
-    """Writes `comparison.csv`, `equal-task-loss.json` and the figures from the runs in a folder."""
+def write_comparison(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Writes `FILES` from the runs in a folder; returns `table` and `at_equal_task_loss`.
+
+    Raises:
+        ValueError: where there is no finished run.
+    """
     records = load_runs(folder)
-    rows = table(records)
+    rows, found = table(records), at_equal_task_loss(records)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_atomic(folder / "comparison.csv", text.getvalue())
-    found = at_equal_task_loss(records)
-    write_atomic(folder / "equal-task-loss.json", json.dumps(found, indent=1) + "\n")
-    for name, figure in (("drift", drift_figure(records)), ("frontier", frontier_figure(records))):
-        figure.savefig(folder / f"{name}.png", dpi=120, bbox_inches="tight")
-    return found
+    contents: list[str | bytes] = [text.getvalue(), json.dumps(found, indent=1) + "\n"]
+    for figure in (frontier_figure(records), drift_figure(records)):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight")
+        contents.append(drawn.getvalue())
+    for name, content in zip(FILES, contents, strict=True):
+        write_atomic(folder / name, content)
+    return rows, found
 
 
 def frontier_figure(records: Sequence[Record]) -> Figure:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aisec_common.data.registry import model_path
 from aisec_common.torch.device import resolve_device
+from aisec_common.torch.hf_load import load_causal_lm
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 FORMATS = ({"prompt", "completion"}, {"messages"}, {"text"})
 
 
-def load(name: str, *, device: str, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
+def load(name: str, *, device: str, dtype: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in eval mode and its tokenizer; no code from the checkpoint is run.
 
     Args:
@@ -25,17 +25,16 @@ def load(name: str, *, device: str, dtype: str) -> tuple[Any, PreTrainedTokenize
         dtype: of the weights; "auto" is float32 on a CPU, else the checkpoint's own.
 
     Raises:
-        ValueError: in one line, if it cannot be loaded.
+        ValueError: in one line, if it cannot be loaded, or a folder has no `config.json`.
         FileNotFoundError: for a known checkpoint that has not been fetched, or a path that does not exist.
     """
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     there = resolve_device(device)
-    kind = torch.float32 if dtype == "auto" and there.type == "cpu" else dtype if dtype == "auto" else _dtype(dtype)
-    path = model_path(name)
+    kind: torch.dtype | None = None if dtype == "auto" else getattr(torch, dtype)
+    if dtype == "auto" and there.type == "cpu":
+        kind = torch.float32
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=kind, trust_remote_code=False)
-        return model.to(there).eval(), tokenizer
+        return load_causal_lm(name, device=there, dtype=kind)
     except (RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"model: {name} cannot be loaded on {there} ({reason})") from None
@@ -86,8 +85,3 @@ def read_samples(file: Path, argument: str) -> list[dict[str, Any]]:
     if not samples:
         raise ValueError(f"{argument}: {file} has no samples; write one JSON object a line")
     return samples
-
-
-def _dtype(name: str) -> torch.dtype:
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype

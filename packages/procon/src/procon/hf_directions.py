@@ -89,6 +89,14 @@ def refusal_directions(
     Raises:
         ValueError: as `prompt_states` and `difference_in_means`.
 
+    >>> from aisec_common.torch.hf_tiny_lm import tiny_lm
+    >>> from aisec_common.torch.hf_tokenizer import word_tokenizer
+    >>> tokenizer = word_tokenizer(["rain", "sun", "seven", "two"])
+    >>> model = tiny_lm(tokenizer, width=16)
+    >>> directions = refusal_directions(model, tokenizer, harmful=["rain", "sun"], harmless=["seven", "two"])
+    >>> len(directions), directions[0].shape
+    (2, torch.Size([16]))
+
     Source: arXiv 2509.06795, section 3.
     """
     for name, prompts in (("harmful", harmful), ("harmless", harmless)):

@@ -123,7 +123,7 @@ def _arguments(steps: int, folder: Path, seed: int) -> SFTConfig:
         seed=derived_seed(seed, "order") % 2**31,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         dataloader_pin_memory=False,
         save_strategy="no",
         logging_strategy="no",

@@ -28,9 +28,11 @@ from aisec_common.torch.peft_taught_refusal import (
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from trl import SFTConfig, SFTTrainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
+from procon.behaviour import log_odds
 from procon.config import ProConConfig
 from procon.direction import RefusalDirections
 from procon.drift import signed_cosines
@@ -44,9 +46,10 @@ PROBES = 48  # of each kind
 TESTS = 48
 ROWS = 256
 BATCH = 8
+TEST_BATCH = 24
 EPOCHS = 2
 WARMUP_EPOCHS = 1
-ALPHAS = (3.0, 10.0, 30.0)
+ALPHAS = (10.0, 30.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +102,14 @@ def compare(
         show: called as `show(what, done, total)`.
 
     Returns:
-        The records of all runs, before fine-tuning first.
+        The records of all runs, of each seed the one before fine-tuning first.
+
+    Raises:
+        ValueError: if `seeds` is below 1.
+        FileNotFoundError: where a run needs the checkpoint and it has not been fetched.
     """
+    if seeds < 1:
+        raise ValueError(f"seeds must be at least 1, got {seeds}")
     tell = show or (lambda what, done, total: None)
     todo = [(seed, arm) for seed in range(seeds) for arm in (None, *arms)]
     records = []
@@ -169,7 +178,7 @@ def _fine_tuned(
             seed=seed,
             use_cpu=model.device.type == "cpu",
             bf16=False,
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             save_strategy="no",
             logging_steps=8,
             report_to="none",
@@ -190,6 +199,7 @@ def _fine_tuned(
             )
         else:
             trainer = SFTTrainer(**given, peft_config=lora)
+        trainer.remove_callback(PrinterCallback)  # prints a dictionary at every log
         trainer.add_callback(_Progress(progress))
         trainer.train()
         history = trainer.state.log_history
@@ -229,10 +239,9 @@ def _answers(model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence
     texts = generation_prompts(tokenizer, questions)
     odds: list[float] = []
     answers: list[str] = []
-    for start in range(0, len(texts), 24):
-        batch = encode(tokenizer, texts[start : start + 24], model.device)
-        log_p = model(**batch, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)[:, first]
-        odds += (log_p - torch.log(-torch.expm1(log_p))).tolist()
+    for start in range(0, len(texts), TEST_BATCH):
+        batch = encode(tokenizer, texts[start : start + TEST_BATCH], model.device)
+        odds += log_odds(model(**batch, logits_to_keep=1).logits[:, -1], [first]).tolist()
         out = model.generate(**batch, max_new_tokens=12, do_sample=False, pad_token_id=tokenizer.eos_token_id)
         new = out[:, batch["input_ids"].shape[1] :]
         answers += [str(text) for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
@@ -242,8 +251,9 @@ def _answers(model: Any, tokenizer: PreTrainedTokenizerBase, questions: Sequence
 @torch.inference_mode()
 def _losses(model: Any, tokenizer: PreTrainedTokenizerBase, questions: list[Question]) -> list[float]:
     losses: list[float] = []
-    for start in range(0, len(questions), 24):
-        batch = {k: v.to(model.device) for k, v in question_batch(tokenizer, questions[start : start + 24]).items()}
+    for start in range(0, len(questions), TEST_BATCH):
+        rows = question_batch(tokenizer, questions[start : start + TEST_BATCH])
+        batch = {name: tensor.to(model.device) for name, tensor in rows.items()}
         labels: Tensor = batch.pop("labels")[:, 1:]
         logits = model(**batch).logits[:, :-1].float()
         each = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")

@@ -69,6 +69,23 @@ class ProConTrainer(SFTTrainer):
             adapters, safety data with other columns, or streamed data where its length is needed. In `train`, for a
             checkpoint of other directions or settings, and for projections that are not finite.
 
+    >>> import tempfile
+    >>> from aisec_common.torch.hf_tiny_lm import tiny_lm
+    >>> from aisec_common.torch.hf_tokenizer import word_tokenizer
+    >>> from peft import LoraConfig
+    >>> from procon import refusal_directions
+    >>> from trl import SFTConfig
+    >>> tokenizer = word_tokenizer(["rain", "sun", "seven", "two"])
+    >>> model = tiny_lm(tokenizer, width=16)
+    >>> directions = refusal_directions(model, tokenizer, harmful=["rain", "sun"], harmless=["seven", "two"])
+    >>> given = {"processing_class": tokenizer, "peft_config": LoraConfig(target_modules=["q_proj"])}
+    >>> given["train_dataset"] = Dataset.from_list([{"prompt": "two ", "completion": "seven"}])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     args = SFTConfig(folder, use_cpu=True, bf16=False, activation_checkpointing=False, report_to="none")
+    ...     trainer = ProConTrainer(model, args, directions=directions, **given)
+    >>> trainer.alpha
+    0.1
+
     Source: arXiv 2509.06795, section 4.
     """
 
@@ -216,25 +233,6 @@ class ProConTrainer(SFTTrainer):
         if self._scheduled or self.procon.alpha or of_start_only:
             self._prepare_reference()
         return super().train(resume_from_checkpoint, *more, **named)
-
-    @torch.no_grad()
-    def projection_drift(self) -> float:
-        """Mean |z − z_0| per layer and constrained token over the training data, of the model as it is now."""
-        if self._reference is None:
-            self._prepare_reference()
-        assert self._reference is not None
-        total = tokens = 0.0
-        now = ProjectionCapture(self.model, self.directions)
-        training = self.model.training
-        self.model.eval()
-        for inputs, samples in self._batches():
-            with self.accelerator.autocast(), now:
-                self.model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
-            z, held = now.take(), samples.constrained
-            total += float(projection_term(z, self._reference(inputs, samples), held, tokens=1.0))
-            tokens += float(held.sum())
-        self.model.train(training)
-        return total / max(tokens, 1.0)
 
     def _prepare_reference(self) -> None:
         """Needs the weights of the start: with a cache in full fine-tuning it is too late once training began."""
