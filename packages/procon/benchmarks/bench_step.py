@@ -9,10 +9,12 @@ model was built. `--model NAME` takes a real checkpoint, `--device cuda` a GPU. 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import multiprocessing
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -120,6 +122,9 @@ def peak(kind: str, name: str, device: str) -> float:
         trainer_of(kind, TINY, device, folder, steps=1).train()  # loads every library before the baseline is read
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # else the training would live in what the first one left behind
     env.reset_peak_memory()
     baseline = env.peak_memory_mib()
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import torch
 from aisec_common.seeding import derived_seed
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -80,6 +80,7 @@ def fine_tune(
             trainer = KLTrainer(**settings, beta=arm.kl)
         else:
             trainer = SFTTrainer(**settings)
+        trainer.remove_callback(PrinterCallback)  # the study has a progress line of its own
         trainer.train()
         if arm.after == "safe_lora":
             safe_lora(model, aligned.initial())
