@@ -150,10 +150,10 @@ def taught_refusal(
             yield question_batch(tokenizer, [rows[i] for i in order[8 * step : 8 * step + 8]])
 
     def train() -> None:
-        train_tiny_lm(model, batches(), steps=steps, learning_rate=1e-3, progress=progress)
+        train_tiny_lm(base, batches(), steps=steps, learning_rate=1e-3, progress=progress)  # PEFT put its layers in
 
     recipe: dict[str, Any] = {"base": BASE, "seed": seed, "steps": steps, "rows": [(r.text, r.answer) for r in rows]}
     trained(adapter, "weather-refusal", recipe, train)
     merged = model.merge_and_unload()
     assert isinstance(merged, PreTrainedModel)
-    return merged.eval(), tokenizer
+    return merged, tokenizer
