@@ -246,9 +246,6 @@ def _activity(parts: Mapping[str, Tensor], name: str, sign: Any) -> Activity:
 
 
 def _sae(parts: Mapping[str, Tensor], name: str, k: int | None) -> SparseAutoencoder:
-    encoder, encoder_bias, decoder, bias = (
-        parts[f"{name}.{part}"] for part in ("encoder", "encoder_bias", "decoder", "bias")
-    )
-    return SparseAutoencoder.from_weights(
-        encoder=encoder, encoder_bias=encoder_bias, decoder=decoder, bias=bias, k=k, origin=name
-    )
+    names = ("encoder", "encoder_bias", "decoder", "bias", "reach")
+    weights: dict[str, Any] = {part: parts[f"{name}.{part}"] for part in names}
+    return SparseAutoencoder.from_weights(**weights, k=k, origin=name)

@@ -164,3 +164,16 @@ def weights(**changed: Tensor) -> dict[str, Tensor]:
 def test_errors_name_what_is_wrong(call, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_massive_activations_neither_train_it_nor_get_codes():
+    rows = torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    sink = 1e4 * torch.ones(3, 8)
+    plain, beside = (SparseAutoencoder(8, 32, k=4) for _ in range(2))
+    train_sparse_autoencoder(plain, rows, steps=40)
+    train_sparse_autoencoder(beside, torch.cat([rows, sink]), steps=40)
+    assert fvu(beside, rows) == pytest.approx(fvu(plain, rows), rel=0.05)
+    assert not beside.encode(sink).any()
+    assert beside.encode(rows).any(1).all()
+    assert not beside.selected(sink, torch.arange(3)).any()
+    assert plain.reach == pytest.approx(10 * rows.norm(dim=1).median().item())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 REVIVALS = 4  # rounds in which dead latents start anew, spread over the first half of the steps
 REVIVED = 0.3  # length of their encoder rows, as a share of the others': large ones would throw training back
+MASSIVE = 10.0  # times the median norm: a few tokens of large models carry nearly all of the variance
 CHUNK = 8192  # rows encoded at once where there is no training
 
 
@@ -24,7 +25,8 @@ class SparseAutoencoder(nn.Module):
     z = TopK_k(ReLU(W_enc (x - b) + b_e)),  x̂ = W_dec z + b;  with `k=None` all positive codes stay (plain ReLU).
 
     ReLU and TopK commute with a positive factor, so codes are in the units of x: with unit-norm decoder columns, z_m is
-    the length of what latent m adds. Codes are computed in the autoencoder's own dtype.
+    the length of what latent m adds. Codes are computed in the autoencoder's own dtype. A token whose norm is beyond
+    `reach` has no codes: the attention sinks of large models are a hundred times longer than other tokens.
 
     Args:
         width: d, of the activations.
@@ -37,11 +39,13 @@ class SparseAutoencoder(nn.Module):
         encoder_bias: b_e [m].
         decoder: W_dec [d, m].
         bias: b [d].
+        reach: longest activation |x| that has codes; infinite before training.
 
     Raises:
         ValueError: for sizes below 1 or a `k` outside 1..latents.
 
-    Source: Gao et al., arXiv 2406.04093 (TopK); Bricken et al. 2023 (unit-norm columns, resampling of dead latents).
+    Source: Gao et al., arXiv 2406.04093 (TopK); Bricken et al. 2023 (unit-norm columns, resampling of dead latents);
+    Sun et al., arXiv 2402.17762 (massive activations).
 
     >>> sae = SparseAutoencoder(4, 16, k=2)
     >>> (sae.encode(torch.ones(3, 4)) > 0).sum(-1).max().item() <= 2
@@ -60,10 +64,12 @@ class SparseAutoencoder(nn.Module):
         self.encoder = nn.Parameter(self.decoder.detach().T.clone())
         self.encoder_bias = nn.Parameter(torch.zeros(latents))
         self.bias = nn.Parameter(torch.zeros(width))
+        self.reach: Tensor
+        self.register_buffer("reach", torch.tensor(torch.inf))
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes [..., m] of activations [..., d]."""
-        codes = torch.relu((x.to(self.bias.dtype) - self.bias) @ self.encoder.T + self.encoder_bias)
+        codes = self._codes(x, self.encoder, self.encoder_bias)
         if self.k is None:
             return codes
         kept = codes.topk(self.k, dim=-1)
@@ -81,7 +87,12 @@ class SparseAutoencoder(nn.Module):
         """Codes [..., s] of some latents [s] only: plain ReLU needs their encoder rows, TopK all rows to compete."""
         if self.k is not None:
             return self.encode(x)[..., latents]
-        return torch.relu((x.to(self.bias.dtype) - self.bias) @ self.encoder[latents].T + self.encoder_bias[latents])
+        return self._codes(x, self.encoder[latents], self.encoder_bias[latents])
+
+    def _codes(self, x: Tensor, encoder: Tensor, encoder_bias: Tensor) -> Tensor:
+        x = x.to(self.bias.dtype)
+        codes = torch.relu((x - self.bias) @ encoder.T + encoder_bias)
+        return codes.masked_fill((x.norm(dim=-1) > self.reach).unsqueeze(-1), 0.0)
 
     def save(self, file: str | Path) -> None:
         """Writes weights and `k` to one safetensors file."""
@@ -105,7 +116,7 @@ class SparseAutoencoder(nn.Module):
                 weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"file {str(file)!r} cannot be read as safetensors: {error}") from None
-        names = {"encoder", "encoder_bias", "decoder", "bias"}
+        names = {"encoder", "encoder_bias", "decoder", "bias", "reach"}
         if not isinstance(meta, dict) or set(weights) != names:
             raise ValueError(f"file {str(file)!r} holds no sparse autoencoder written by save")
         return cls.from_weights(**weights, k=meta["k"], width=width, origin=str(file))
@@ -119,6 +130,7 @@ class SparseAutoencoder(nn.Module):
         decoder: Tensor,
         bias: Tensor,
         k: int | None,
+        reach: Tensor | None = None,
         width: int | None = None,
         origin: str = "weights",
     ) -> SparseAutoencoder:
@@ -127,6 +139,7 @@ class SparseAutoencoder(nn.Module):
         Args:
             encoder, encoder_bias, decoder, bias: copied; their dtype is kept.
             k: see the class.
+            reach: see the class; infinite if not given.
             width: d that the activations have, checked if given.
             origin: what errors name.
 
@@ -143,7 +156,8 @@ class SparseAutoencoder(nn.Module):
         if width is not None and found != width:
             raise ValueError(f"{origin} is for activations of width {found}, the site has width {width}")
         sae = cls(found, latents, k=k).to(bias.dtype)
-        sae.load_state_dict({"encoder": encoder, "encoder_bias": encoder_bias, "decoder": decoder, "bias": bias})
+        weights = {"encoder": encoder, "encoder_bias": encoder_bias, "decoder": decoder, "bias": bias}
+        sae.load_state_dict({**weights, "reach": sae.reach if reach is None else reach})
         return sae.requires_grad_(False)
 
 
@@ -186,7 +200,8 @@ def train_sparse_autoencoder(
     step. Activations are centred and brought to mean square 1 while training, and the scale is folded into the weights
     afterwards, so that one recipe serves activations of any size; the weights are frozen then. A latent that is
     silent for an eighth of the steps within the first half starts anew in the direction of a badly reconstructed token;
-    nothing else is done about dead latents.
+    nothing else is done about dead latents. Tokens of more than ten times the median norm are left out, and `reach` is
+    set there.
 
     Args:
         sae: freshly made, on any device.
@@ -207,6 +222,11 @@ def train_sparse_autoencoder(
     if steps < 1 or batch_size < 1:
         raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}")
     rows = _rows(sae, activations)
+    norms = rows.norm(dim=1, dtype=torch.float32)
+    reach = MASSIVE * norms.median()
+    if not norms.isfinite().all():
+        raise ValueError("activations must be finite and not all the same")
+    rows = rows if norms.max() <= reach else rows[norms <= reach]
     device, dtype = sae.bias.device, sae.bias.dtype
     mean = rows.mean(0, dtype=torch.float64)
     scale = (_squares(rows, mean) / rows.numel()) ** 0.5
@@ -243,6 +263,8 @@ def train_sparse_autoencoder(
     with torch.no_grad():
         sae.bias.mul_(scale).add_(mean)
         sae.encoder_bias.mul_(scale)
+        if reach > 0:
+            sae.reach.copy_(reach)
     sae.requires_grad_(False)
     sample = torch.randint(len(rows), (CHUNK,), generator=rng).to(rows.device) if len(rows) > CHUNK else slice(None)
     return fvu(sae, rows[sample])
