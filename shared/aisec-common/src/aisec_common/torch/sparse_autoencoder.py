@@ -39,7 +39,7 @@ class SparseAutoencoder(nn.Module):
         encoder_bias: b_e [m].
         decoder: W_dec [d, m].
         bias: b [d].
-        reach: longest activation |x| that has codes; infinite before training.
+        reach: length of the longest activation that has codes; infinite before training.
 
     Raises:
         ValueError: for sizes below 1 or a `k` outside 1..latents.
