@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from aisec_common.torch.hf_tiny_lm import tiny_lm
+from aisec_common.torch.model_hash import model_hash
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -14,7 +15,6 @@ from impq.bit_plan import BitPlan
 from impq.blocks import find_players
 from impq.budget import Budget
 from impq.gptq_backend import collect_hessians
-from impq.hf_model import model_hash
 from impq.player import Player
 from impq.quantized_linear import PackedLinear
 from impq.runner import Batch, BlockRunner

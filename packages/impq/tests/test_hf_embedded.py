@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from aisec_common.torch.model_hash import model_hash
 from aisec_common.torch.trained import trained_file
 
 from impq.corpus import python_documentation
 from impq.hf_embedded import FACTS, LAYERS, SYMBOLS, UNSCORED, WINDOW, lookup_task, text_task
-from impq.hf_model import model_hash
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,6 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -13,8 +8,7 @@ import torch
 from aisec_common.torch.blocks import find_blocks
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, PromptTuningConfig, TaskType
-from safetensors.torch import load_file
-from tiny_training import TOKENIZER, arguments, directions_of, lm, make, packed, padded, rows, trained_weights
+from tiny_training import TOKENIZER, arguments, directions_of, lm, losses, make, packed, padded, rows, trained_weights
 from torch.testing import assert_close
 from trl import SFTTrainer
 
@@ -65,10 +59,6 @@ def slow_term(trainer, data, layers=(0, 1)):
                     now, before = states[2 * k][i][0, t], states[2 * k + 1][i][0, t]
                     differences.append(abs(float(directions[layer] @ now) - float(directions[layer] @ before)))
     return sum(differences) / len(differences)
-
-
-def losses(trainer):
-    return [entry for entry in trainer.state.log_history if "loss" in entry]
 
 
 # ---------------------------------------------------------------- the term
@@ -382,55 +372,3 @@ def test_a_sample_that_the_pre_pass_has_not_seen_is_refused(tmp_path):
     trainer = make(tmp_path, procon={"alpha": 1.0, "reference": "cache"})
     with pytest.raises(ValueError, match="use reference='adapter_off'"):
         term_of(trainer, padded(rows(4, seed=9)))
-
-
-# ---------------------------------------------------------------- two processes
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reference", ["adapter_off", "cache"])
-def test_two_processes_equal_one(tmp_path, reference):
-    one = make(tmp_path / "one", **two_step(reference, rows_each=8))
-    one.train()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path / "two"), reference],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    for process in processes:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said.decode()[-2000:]
-    two = load_file(tmp_path / "two" / "weights.safetensors")
-    for name, weight in trained_weights(one).items():
-        assert_close(two[name], weight, rtol=1e-4, atol=1e-6)
-    logged = json.loads((tmp_path / "two" / "log.json").read_text())
-    assert logged == pytest.approx([entry["procon"] for entry in losses(one)], rel=1e-4)
-
-
-def two_step(reference, rows_each):
-    args = {"per_device_train_batch_size": rows_each, "num_train_epochs": 2, "max_grad_norm": 0.0}
-    return {"procon": {"alpha": 5.0, "reference": reference}, "moved": True, "args": args | {"optim": "sgd"}}
-
-
-def _one_of_two(folder, reference):
-    from safetensors.torch import save_file
-
-    settings = two_step(reference, rows_each=4)
-    settings["args"]["ddp_backend"] = "gloo"
-    trainer = make(folder, **settings)
-    trainer.train()
-    if trainer.accelerator.is_main_process:
-        save_file(trained_weights(trainer), folder / "weights.safetensors")
-        (folder / "log.json").write_text(json.dumps([entry["procon"] for entry in losses(trainer)]))
-
-
-if __name__ == "__main__":
-    Path(sys.argv[1]).mkdir(exist_ok=True)
-    _one_of_two(Path(sys.argv[1]), sys.argv[2])

@@ -101,3 +101,8 @@ def packed(examples):
     from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
     return DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)(examples)
+
+
+def losses(trainer):
+    """What was logged at every step."""
+    return [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -204,7 +204,15 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(model, tmp_p
     command += ["--out", str(out), "--temperature", "0", "--prompts", "refuse-0", "--batch-size", "4"]
     command += ["--max-new-tokens", "40", "--limit", "60"]
     journal = out / "journal.jsonl"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background job ignores it, and so do its children
+    )
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline and not (journal.exists() and journal.read_text().count("\n") > 8):
         time.sleep(0.01)

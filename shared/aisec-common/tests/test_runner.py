@@ -194,7 +194,14 @@ def test_interrupt_keeps_what_is_finished(toy, tmp_path):
     folder = tmp_path / "out"
     words = [sys.executable, "-m", "aisec_common.cli", "reproduce", "toy", "--out", str(folder), "--jobs", "1"]
     child = subprocess.Popen(
-        words, env=toy.env(TOY_SLEEP="0.3"), cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True
+        words,
+        env=toy.env(TOY_SLEEP="0.3"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background job ignores it, as do its children
     )
     wait_for(lambda: list(folder.glob("toy/*/seed-*.json")))
     os.killpg(child.pid, signal.SIGINT)

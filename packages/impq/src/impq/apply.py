@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 from aisec_common.files import write_atomic
+from aisec_common.torch.model_hash import model_hash
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from impq.backend import Backend, GroupSize, check_group_size, get_backend
 from impq.bit_plan import BitPlan
 from impq.blocks import block_prefix
 from impq.gptq_backend import collect_hessians
-from impq.hf_model import PACKED, model_hash
+from impq.hf_model import PACKED
 from impq.quantized_linear import PackedLinear, QuantizedLinear
 from impq.weights import linear_weight, quantize_module, stores_in_out
 

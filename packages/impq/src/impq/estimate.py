@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from aisec_common.study import content_hash
+from aisec_common.torch.model_hash import model_hash
 from torch import Tensor, nn
 
 from impq.backend import Backend, GroupSize, get_backend
@@ -16,7 +17,7 @@ from impq.blocks import Granularity, find_players, linear_shape
 from impq.game import Game
 from impq.gptq_backend import collect_hessians
 from impq.header import GameHeader
-from impq.hf_model import batches_of, model_hash
+from impq.hf_model import batches_of
 from impq.play import Progress, Schedule, play
 from impq.player import Player
 from impq.runner import CACHE_BYTES, Batch, BlockRunner, evaluation

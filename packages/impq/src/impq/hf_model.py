@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from aisec_common.data import model_path
-from aisec_common.torch.device import resolve_device
+from aisec_common.torch.hf_load import load_causal_lm
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from impq.hidden_states import logits_of
 from impq.runner import UNSCORED, Batch, evaluation, row_nll
@@ -37,11 +36,7 @@ def load_model(
     path = model_path(name)
     if (Path(path) / PACKED).is_file():
         raise ValueError(f"model: {name} holds packed weights; load them with impq.apply.load_applied(model, folder)")
-    tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(path, dtype=dtype or "auto", trust_remote_code=False)
-    model = model.to(resolve_device(device)).eval()
-    assert isinstance(model, PreTrainedModel)
-    return model, tokenizer
+    return load_causal_lm(path, device=device, dtype=dtype)
 
 
 def token_windows(tokenizer: PreTrainedTokenizerBase, text: str, n_tokens: int, window: int) -> Tensor:
@@ -136,20 +131,6 @@ def nll(model: nn.Module, batches: Sequence[Batch]) -> tuple[NDArray[np.float64]
         parts = [row_nll(logits_of(model(**batch.inputs)), batch.labels) for batch in batches]
     sums, counts = (torch.cat(column).numpy() for column in zip(*parts, strict=True))
     return sums, counts
-
-
-def model_hash(model: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and stored buffers; same on every device.
-
-    >>> model_hash(nn.ReLU())[:8]
-    'e3b0c442'
-    """
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        whole = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {whole.dtype} {list(whole.shape)}\n".encode())
-        digest.update(whole.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _check_ids(model: PreTrainedModel, tokens: Tensor) -> None:

@@ -1,3 +1,6 @@
+import multiprocessing
+import time
+
 import pytest
 import torch
 from aisec_common.torch.trained import trained, trained_file
@@ -40,7 +43,7 @@ def test_a_training_that_fails_keeps_nothing(cache):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         trained(linear(), "line", {}, fail)
-    assert not list(cache.rglob("*.*"))
+    assert not list(cache.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("content", [b"", b"torn"])
@@ -61,3 +64,27 @@ def test_tied_weights_are_kept():
     again[1].weight = again[0].weight
     assert trained(again, "tied", {}, lambda: None)
     assert (again[1].weight == 5).all()
+
+
+def train_slowly(results):
+    model = linear()
+
+    def train():
+        time.sleep(1)
+        nn.init.normal_(model.weight)  # of this process alone
+
+    results.put((trained(model, "line", {}, train), model.weight.tolist()))
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_trains_and_the_other_waits():
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=train_slowly, args=(results,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    (_, first), (_, second) = told = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(loaded for loaded, _ in told) == [False, True]
+    assert first == second

@@ -11,6 +11,7 @@ import torch
 from aisec_common.data.cache import cache_folder
 from aisec_common.files import write_atomic
 from aisec_common.study import content_hash
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
@@ -20,7 +21,8 @@ def trained(model: nn.Module, name: str, recipe: Mapping[str, Any], train: Calla
     """Loads the weights that `recipe` led to earlier into `model`, or runs `train` and keeps what it leaves behind.
 
     Everything that decides the weights belongs into `recipe`: sizes, steps, seeds, hashes of the data. The version of
-    torch is added. A file that cannot be read is trained anew.
+    torch is added. A file that cannot be read is trained anew. Of several processes that ask for one recipe, one trains
+    and the others wait for it: two trainings on two cores are not equal to the last bit.
 
     Args:
         model: with the initial weights of the recipe; changed in place.
@@ -32,15 +34,17 @@ def trained(model: nn.Module, name: str, recipe: Mapping[str, Any], train: Calla
         Whether the weights came from the cache.
     """
     file = trained_file(name, recipe)
-    if file.is_file():
-        try:
-            model.load_state_dict(load_file(file))
-            return True
-        except (SafetensorError, RuntimeError):
-            file.unlink(missing_ok=True)  # torn by a full disk, or of another layout of the same class
-    train()
-    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
-    write_atomic(file, save(state))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_suffix(".lock")):  # the system frees it when a process dies
+        if file.is_file():
+            try:
+                model.load_state_dict(load_file(file))
+                return True
+            except (SafetensorError, RuntimeError):
+                file.unlink(missing_ok=True)  # torn by a full disk, or of another layout of the same class
+        train()
+        state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in model.state_dict().items()}
+        write_atomic(file, save(state))
     return False
 
 
