@@ -87,6 +87,29 @@ def test_batched_zero_outs_equal_one_at_a_time(latent, stack):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+def test_rows_in_which_a_unit_is_silent_are_not_run():
+    model = tiny_lm(20, layers=2, width=16, heads=2)
+    ids = torch.randint(20, (4, 5), generator=torch.Generator().manual_seed(0))
+    ran = []
+    model.model.layers[1].register_forward_hook(lambda layer, given, hidden: ran.append(len(hidden)))
+
+    def cut(hidden, unit):  # unit 0 speaks in the last row alone, unit 1 nowhere
+        return hidden * (1 - torch.eye(4)[-1] * (unit == 0)).view(4, 1, 1)
+
+    moved = batched_zero_outs(
+        model,
+        {"input_ids": ids, "use_cache": False},
+        source=SITE,
+        cut=cut,
+        units=torch.tensor([0, 1]),
+        reads={READS[0]: lambda hidden: hidden},
+        mask=torch.ones(4, 5),
+    )[READS[0]]
+    assert ran == [4, 1]
+    assert moved[0].delta.max() > 0
+    assert moved[1].delta.tolist() == [0.0] * 16
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

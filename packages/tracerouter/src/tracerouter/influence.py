@@ -61,10 +61,19 @@ class Influence:
         if clean.shape != cut.shape:
             raise ValueError(f"cut must have the shape of clean, {list(clean.shape)}, got {list(cut.shape)}")
         change = (counted(clean, mask, self.units) - counted(cut, mask, self.units)).abs()
-        total = change.sum(0, dtype=torch.float64)
+        self._add(change.sum(0, dtype=torch.float64), change.shape[0])
+
+    @classmethod
+    def of(cls, total: Tensor, tokens: int) -> Influence:
+        """What `update` would have left: sums [m] of |a - â| over so many tokens."""
+        made = cls(len(total), device=total.device)
+        made._add(total, tokens)
+        return made
+
+    def _add(self, total: Tensor, tokens: int) -> None:
         if not torch.isfinite(total).all():
             raise ValueError("clean or cut hold NaN or infinity: check the model's activations and the mask")
-        self.tokens += change.shape[0]
+        self.tokens += tokens
         self.total += total.to(self.total.device)
 
     def merge(self, other: Influence) -> Influence:
@@ -159,12 +168,13 @@ def batched_zero_outs(
 ) -> dict[str, list[Influence]]:
     """The influence of every source unit zeroed by itself, many zero-outs to a forward pass: the edges of the path.
 
-    Δ_s(m) = E|a_m - â_m^(s)|, with â^(s) from a run in which unit s alone is zeroed. Copies of the batch are stacked
-    along its first dimension, one unit zeroed in each, which gives what one run a unit would. Blocks that end before
-    anything is zeroed do the same in every run: those of `skip` run once, and their output is kept.
+    Δ_s(m) = E|a_m - â_m^(s)|, with â^(s) from a run in which unit s alone is zeroed. Rows of the batch are stacked
+    along its first dimension, one unit zeroed in each, which gives what one run a unit would. A row in which a unit is
+    silent is left as it is by zeroing it, so that its change is 0 and it is not run. Blocks that end before anything is
+    zeroed do the same in every run: those of `skip` run once, and their output is kept.
 
     Args:
-        model: called as `model(**inputs)`, once clean and ceil(len(units) / stack) times with zero-outs.
+        model: called as `model(**inputs)`, once clean and at most ceil(len(units) / stack) times with zero-outs.
         inputs: one batch; its tensors have the rows first and are stacked, all else is passed on. For a language model
             put `use_cache=False` in.
         source: name of the hooked layer at l*, as in `aisec_common.torch.hooks`.
@@ -175,13 +185,14 @@ def batched_zero_outs(
         mask: [B, T] true at tokens that count.
         skip: names of the first blocks, in order, up to the last one whose own output nothing precedes but them; the
             source layer itself may be the last.
-        stack: zero-outs to a forward pass; memory grows with it.
+        stack: units zeroed in one forward pass; memory grows with it.
 
     Returns:
         For every layer of `reads` one `Influence` a unit, to be merged over batches.
 
     Raises:
-        ValueError: for no units, no reads or a stack below 1; for names the model does not have.
+        ValueError: for no units, no reads or a stack below 1; for names the model does not have; for units that are
+            not finite.
 
     Source: arXiv 2601.21900, graph of paths (figure); the batching is ours.
     """
@@ -192,27 +203,34 @@ def batched_zero_outs(
         raise ValueError("reads is empty: name at least one downstream layer")
     if stack < 1:
         raise ValueError(f"stack must be at least 1, got {stack}")
-    with capture(model, reads) as seen, _kept_output(model, skip) as kept:
+    with capture(model, {source, *reads}) as seen, _kept_output(model, skip) as kept:
         model(**inputs)
-    clean = {name: encode(seen[name]) for name, encode in reads.items()}
-    found = {name: [Influence(codes.shape[-1]) for _ in chosen] for name, codes in clean.items()}
+    hidden, clean = seen[source], {name: encode(seen[name]) for name, encode in reads.items()}
+    totals = {
+        name: torch.zeros(len(chosen), codes.shape[-1], dtype=torch.float64, device=codes.device)
+        for name, codes in clean.items()
+    }
     for first in range(0, len(chosen), stack):
-        group = chosen[first : first + stack]
+        cuts = torch.stack([cut(hidden, unit) for unit in chosen[first : first + stack]])
+        zeroed, rows = (cuts != hidden).flatten(2).any(-1).nonzero(as_tuple=True)
+        if not len(rows):
+            continue
 
-        def without(hidden: Tensor, group: list[int] = group) -> Tensor:
-            copies = hidden.chunk(len(group))
-            return torch.cat([cut(copy, unit) for copy, unit in zip(copies, group, strict=True)])
+        def without(_: Tensor, changed: Tensor = cuts[zeroed, rows]) -> Tensor:
+            return changed
 
         with (
-            _in_place_of(model, skip, kept, len(group)),
+            _in_place_of(model, skip, kept, rows),
             edit(model, {source: without}),
             capture(model, reads) as changed,
         ):
-            model(**{name: _stacked(value, len(group)) for name, value in inputs.items()})
+            model(**{name: _taken(value, rows) for name, value in inputs.items()})
         for name, encode in reads.items():
-            for i, hidden in enumerate(changed[name].chunk(len(group))):
-                found[name][first + i].update(clean[name], encode(hidden), mask)
-    return found
+            here = rows.to(clean[name].device)
+            change = (clean[name][here] - encode(changed[name])).abs()
+            change = change.masked_fill(~mask.to(change.device, torch.bool)[here].unsqueeze(-1), 0.0)
+            totals[name].index_add_(0, first + zeroed.to(here.device), change.sum(1, dtype=torch.float64))
+    return {name: [Influence.of(total, int(mask.sum())) for total in each] for name, each in totals.items()}
 
 
 @contextlib.contextmanager
@@ -227,10 +245,10 @@ def _kept_output(model: nn.Module, blocks: Sequence[str]) -> Iterator[list[Any]]
 
 
 @contextlib.contextmanager
-def _in_place_of(model: nn.Module, blocks: Sequence[str], kept: list[Any], copies: int) -> Iterator[None]:
-    """Blocks return what was kept, once for each copy of the batch, and compute nothing; their hooks still run."""
+def _in_place_of(model: nn.Module, blocks: Sequence[str], kept: list[Any], rows: Tensor) -> Iterator[None]:
+    """Blocks return these rows of what was kept, and compute nothing; their hooks still run."""
     layers = [model.get_submodule(name) for name in blocks]
-    given = _stacked(kept[-1], copies) if layers else None
+    given = _taken(kept[-1], rows) if layers else None
     own = [vars(layer).get("forward") for layer in layers]
     try:
         for layer in layers:
@@ -243,7 +261,7 @@ def _in_place_of(model: nn.Module, blocks: Sequence[str], kept: list[Any], copie
                 layer.forward = forward
 
 
-def _stacked(value: Any, copies: int) -> Any:
+def _taken(value: Any, rows: Tensor) -> Any:
     if isinstance(value, (tuple, list)):
-        return type(value)(_stacked(part, copies) for part in value)
-    return torch.cat([value] * copies) if isinstance(value, Tensor) and value.ndim else value
+        return type(value)(_taken(part, rows) for part in value)
+    return value[rows.to(value.device)] if isinstance(value, Tensor) and value.ndim else value

@@ -86,7 +86,10 @@ class SparseAutoencoder(nn.Module):
     def selected(self, x: Tensor, latents: Tensor) -> Tensor:
         """Codes [..., s] of some latents [s] only: plain ReLU needs their encoder rows, TopK all rows to compete."""
         if self.k is not None:
-            return self.encode(x)[..., latents]
+            codes = self._codes(x, self.encoder, self.encoder_bias)
+            least = codes.topk(self.k, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+            chosen = codes[..., latents]
+            return chosen.masked_fill(chosen < least, 0.0)
         return self._codes(x, self.encoder[latents], self.encoder_bias[latents])
 
     def _codes(self, x: Tensor, encoder: Tensor, encoder_bias: Tensor) -> Tensor:
