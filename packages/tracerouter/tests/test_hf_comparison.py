@@ -85,6 +85,13 @@ def test_what_is_on_disk_is_not_repeated(found, small, monkeypatch):
     assert set(small) == {0}
 
 
+def test_a_finished_place_is_not_traced_again(found, monkeypatch):
+    folder, records, _ = found
+    monkeypatch.setattr(TraceRouter, "fit", lambda *_: pytest.fail("traced again"))
+    monkeypatch.setattr(TraceRouter, "load", lambda *_: pytest.fail("read again"))
+    assert compare(folder, seeds=1, places=[RESID]) == records
+
+
 def test_a_record_of_other_settings_is_measured_anew(found, monkeypatch):
     folder, records, _ = found
     monkeypatch.setattr(hf_comparison, "TESTS", 3)

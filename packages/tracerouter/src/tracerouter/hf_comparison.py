@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -71,7 +71,7 @@ def compare(
     """Traces the refusal in the taught model of every seed and cuts the path, and the controls in its place.
 
     A trace is kept in `out/traces` (not small: it holds autoencoders), every setting's result in `out/runs`; what is on
-    disk is not repeated.
+    disk is not repeated, and a trace is sought only where one of its settings is missing.
 
     Args:
         out: folder.
@@ -103,16 +103,12 @@ def compare(
                 seed=seed,
             )
             folder = out / "traces" / f"{place.name}-{seed}"
-            if (folder / "trace.json").is_file():
-                trace = TraceRouter.load(model, folder)
-            else:
-                trace = router.fit(asked.pairs, asked.pages, partial(_named, tell, f"{place.name}, seed {seed}"))
-                trace.save(folder)
+            traced = cache(partial(_traced, router, folder, asked, partial(_named, tell, f"{place.name}, seed {seed}")))
             todo = [(budget, setting) for budget in place.budgets for setting in SETTINGS]
             for done, (budget, setting) in enumerate(todo):
                 tell(f"{place.name}, seed {seed}: cutting", done, len(todo))
                 about = {"seed": seed, "sites": place.name, "budget": budget, "setting": setting}
-                records.append(_kept(out, about, partial(_cut, router, trace, setting, budget, seed, judge)))
+                records.append(_kept(out, about, partial(_cut, router, traced, setting, budget, seed, judge)))
             tell(f"{place.name}, seed {seed}: cutting", len(todo), len(todo))
     return records
 
@@ -164,8 +160,14 @@ def _judged(model: Any, tokenizer: PreTrainedTokenizerBase, asked: _Asked) -> Sa
 
 
 def _cut(
-    router: TraceRouter, trace: Trace, setting: str, budget: int, seed: int, judge: Callable[[], SafetyCost]
+    router: TraceRouter,
+    traced: Callable[[], Trace],
+    setting: str,
+    budget: int,
+    seed: int,
+    judge: Callable[[], SafetyCost],
 ) -> dict[str, Any]:
+    trace = traced()
     sized = trace.with_path({key: top_units(trace.score(key), budget) for key in trace.path})
     instead = sized if setting == "path" else sized.with_path(control_path(setting, sized, seed=seed))
     with router.suppress(instead):
@@ -186,6 +188,14 @@ def _cost(cost: SafetyCost) -> dict[str, Any]:
         "attacked": [int(flag) for flag in cost.attacked],
         "served": [int(flag) for flag in cost.served],
     }
+
+
+def _traced(router: TraceRouter, folder: Path, asked: _Asked, show: Show) -> Trace:
+    if (folder / "trace.json").is_file():
+        return TraceRouter.load(router.model, folder)
+    trace = router.fit(asked.pairs, asked.pages, show)
+    trace.save(folder)
+    return trace
 
 
 def _kept(out: Path, about: Mapping[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
