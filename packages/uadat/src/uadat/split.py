@@ -1,0 +1,84 @@
+"""One pass of a classifier, cut in two at a named layer: f(x) = head(stem(x))."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+Forward = Callable[[Tensor], Tensor]
+INPUT = "input"
+"""The layer before the first: Z = x."""
+
+
+def split_pass(forward: Forward, module: nn.Module, layer: str, images: Tensor, at_layer: Forward) -> Tensor:
+    """head(at_layer(stem(x))) in one pass; `at_layer` may return more rows than it gets (draws of the features).
+
+    Args:
+        forward: runs `module`, or a wrapper of it (DistributedDataParallel, perturbed weights).
+        module: the classifier whose layer is meant.
+        layer: a name of `module.named_modules()`, or `"input"` for the images themselves.
+        images: [B, C, H, W].
+        at_layer: from the features Z [B, C, ...] to those that the head gets [R, C, ...].
+
+    Returns:
+        Logits [R, K].
+
+    Raises:
+        ValueError: for an unknown layer (with the names there are), one whose output is no feature map [B, C, ...], one
+            that runs more than once a pass, or one that other paths lead around (a skip connection).
+
+    >>> net = nn.Sequential(nn.Identity(), nn.Flatten())
+    >>> import torch
+    >>> split_pass(net, net, "0", torch.ones(1, 1, 1, 2), lambda z: torch.cat([z, 2 * z])).tolist()
+    [[1.0, 1.0], [2.0, 2.0]]
+    """
+    if layer == INPUT:
+        return forward(at_layer(images))
+    sizes: list[int] = []
+
+    def hook(_: nn.Module, __: tuple[Tensor, ...], features: Tensor) -> Tensor:
+        if not isinstance(features, Tensor) or features.ndim < 3:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"layer {layer!r} must return feature maps [B, C, H, W], not {shape}; name an earlier one")
+        if sizes:
+            raise ValueError(f"layer {layer!r} runs more than once in a pass; name one that runs once")
+        changed = at_layer(features)
+        sizes.append(len(changed))
+        return changed
+
+    handle = named_layer(module, layer).register_forward_hook(hook)
+    try:
+        logits = forward(images)
+    except RuntimeError as error:
+        if sizes and sizes[0] != len(images) and "size of tensor" in str(error):
+            raise _led_around(layer) from error
+        raise
+    finally:
+        handle.remove()
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return logits [B, K], not {type(logits).__name__}; wrap it to return that tensor")
+    if not sizes:
+        raise ValueError(f"layer {layer!r} does not run when the model is called; name one that does")
+    if len(logits) != sizes[0]:
+        raise _led_around(layer)
+    return logits
+
+
+def named_layer(module: nn.Module, layer: str) -> nn.Module:
+    """The submodule of that name.
+
+    Raises:
+        ValueError: if there is none, with the names there are.
+    """
+    present: dict[str, nn.Module] = {name: part for name, part in module.named_modules() if name}
+    if layer not in present:
+        near = [name for name in difflib.get_close_matches(layer, present, n=3) if "." in name]
+        names = [*near, *(name for name, _ in module.named_children())]
+        raise ValueError(f"layer {layer!r} is not in the model; it has {', '.join(names)} (or take 'input')")
+    return present[layer]
+
+
+def _led_around(layer: str) -> ValueError:
+    return ValueError(f"layer {layer!r} does not cut the model in two (a skip connection); name the end of a stage")
