@@ -42,30 +42,36 @@ def records():
     ]
 
 
-def test_the_table_has_a_row_a_setting_with_means_over_seeds(records):
-    rows = {row["cut"]: row for row in table(records)}
+def test_the_table_has_a_row_a_setting_and_shows_every_seed(records):
+    rows = {row["cut"]: row for row in table(records[::-1])}
     assert list(rows) == ["none", "delta_wfs", "local", "path", "random"]
     assert rows["path"] == {
         "sites": "resid",
         "K": "12",
         "cut": "path",
-        "seeds": "2",
-        "units": "24",
-        "flagged topic refused": "0.25",
-        "countries right": "0.88",
-        "countries refused": "0.00",
-        "perplexity": "20.5",
+        "units": "24 / 24",
+        "flagged topic refused": "0.25 / 0.25",
+        "countries right": "0.88 / 0.88",
+        "countries refused": "0.00 / 0.00",
+        "perplexity": "20.0 / 21.0",
     }
-    assert (rows["none"]["sites"], rows["none"]["K"], rows["none"]["units"]) == ("–", "–", "0")
+    assert (rows["none"]["sites"], rows["none"]["K"], rows["none"]["units"]) == ("–", "–", "0 / 0")
 
 
 def test_differences_hold_fail_or_stay_undecided_by_their_interval(records):
-    rows = {row["path over"]: row for row in differences(records)}
-    verdicts = {other: row["verdict"] for other, row in rows.items()}
+    rows = {row["path over"]: row["J, seed 0"] for row in differences(records)}
+    verdicts = {other: told.split()[-1] for other, told in rows.items()}
     assert verdicts == {"none": "holds", "local": "holds", "random": "fails", "delta_wfs": "undecided"}
-    assert rows["none"]["J"].startswith("0.75 [0.5")
-    assert rows["delta_wfs"]["J"] == "0.00 [0.00, 0.00]"
+    assert rows["none"].startswith("0.75 [0.5")
+    assert rows["delta_wfs"] == "0.00 [0.00, 0.00] undecided"
     assert "printed_fis" not in rows, "what was not run is not told"
+
+
+def test_seeds_that_disagree_are_not_averaged(records):
+    changed = [r for r in records if (r["settings"]["seed"], r["settings"]["setting"]) != (1, "local")]
+    changed.append(record(1, "local", attacked=0, served=14))
+    (row,) = [row for row in differences(changed) if row["path over"] == "local"]
+    assert (row["J, seed 0"].split()[-1], row["J, seed 1"].split()[-1]) == ("holds", "fails")
 
 
 def test_differences_are_paired_within_a_place_a_budget_and_a_seed(records):
@@ -75,9 +81,11 @@ def test_differences_are_paired_within_a_place_a_budget_and_a_seed(records):
         record(2, "path", attacked=0, served=16),  # a seed whose other settings are not finished
     ]
     rows = differences([*records, *elsewhere])
-    assert [row["J"] for row in rows if row["sites"] == "resid"] == [row["J"] for row in differences(records)]
-    others = [row for row in rows if row["sites"] != "resid"]
-    assert [(row["K"], row["path over"], row["J"]) for row in others] == [("48", "none", "0.00 [0.00, 0.00]")]
+    resid = [row for row in rows if row["sites"] == "resid"]
+    assert [{**row, "J, seed 2": None} for row in resid] == [{**row, "J, seed 2": None} for row in differences(records)]
+    (other,) = [row for row in rows if row["sites"] != "resid"]
+    assert (other["K"], other["path over"]) == ("48", "none")
+    assert [other[f"J, seed {seed}"] for seed in range(3)] == ["0.00 [0.00, 0.00] undecided", "–", "–"]
 
 
 def test_the_figure_has_a_panel_a_place_and_a_mark_a_cut(records):

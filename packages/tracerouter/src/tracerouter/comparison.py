@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 Record = Mapping[str, Any]
 FILES = ("comparison.csv", "differences.csv", "frontier.png")
+COLUMNS = (
+    ("units", "units", "d"),
+    ("flagged topic refused", "asr", ".2f"),
+    ("countries right", "utility", ".2f"),
+    ("countries refused", "over_refusal", ".2f"),
+    ("perplexity", "perplexity", ".1f"),
+)
 AGAINST = ("none", "local", "random", "delta_wfs", "printed_fis")
 
 
@@ -34,52 +41,46 @@ def load_runs(folder: Path) -> list[Record]:
 
 
 def table(records: Sequence[Record]) -> list[dict[str, str]]:
-    """One row a place, budget and setting, means over seeds."""
+    """One row a place, budget and setting; seeds are few and may differ widely, so each is shown."""
     groups: dict[tuple[str, int, str], list[Record]] = {}
-    for record in records:
+    for record in sorted(records, key=_seed):
         groups.setdefault(_where(record), []).append(record)
     rows = []
     for (sites, budget, setting), group in sorted(groups.items()):
-        mean = {name: np.mean([r[name] for r in group]) for name in ("asr", "utility", "over_refusal", "perplexity")}
-        rows.append(
-            {
-                "sites": sites or "–",
-                "K": str(budget or "–"),
-                "cut": setting,
-                "seeds": str(len(group)),
-                "units": f"{np.mean([r.get('units', 0) for r in group]):.0f}",
-                "flagged topic refused": f"{mean['asr']:.2f}",
-                "countries right": f"{mean['utility']:.2f}",
-                "countries refused": f"{mean['over_refusal']:.2f}",
-                "perplexity": f"{mean['perplexity']:.1f}",
-            }
-        )
+        each = {
+            name: " / ".join(format(record.get(field, 0), digits) for record in group)
+            for name, field, digits in COLUMNS
+        }
+        rows.append({"sites": sites or "–", "K": str(budget or "–"), "cut": setting, **each})
     return rows
 
 
 def differences(records: Sequence[Record]) -> list[dict[str, str]]:
-    """J = utility - ASR of the path less that of each other setting at the same place and budget.
+    """J = utility - ASR of the path less that of each other setting at the same place and budget, a column a seed.
 
-    Both shares are over the same prompts, flagged and neutral paired by their number, mean over seeds; 95 % over
-    prompts, for these given models.
+    Both shares are over the same prompts, flagged and neutral paired by their number; 95 % over prompts, for the model
+    of that seed alone.
     """
+    seeds = sorted({_seed(record) for record in records})
     rows = []
     for sites, budget in sorted({_where(record)[:2] for record in records if _where(record)[2] == "path"}):
         for other in AGAINST:
-            effects = []
-            for seed in sorted({int(record["settings"]["seed"]) for record in records}):
+            found = {}
+            for seed in seeds:
                 path = _find(records, seed, sites, budget, "path")
                 against = _find(records, seed, *(("", 0) if other == "none" else (sites, budget)), other)
                 if path and against:
-                    effects.append(_gain(path) - _gain(against))
-            if not effects:
-                continue
-            mean = PairedMean(np.mean(effects, axis=0))
-            low, high = mean.interval(0.95)
-            verdict = "holds" if low > 0 else "fails" if high < 0 else "undecided"
-            interval = f"{mean.mean:.2f} [{low:.2f}, {high:.2f}]"
-            rows.append({"sites": sites, "K": str(budget), "path over": other, "J": interval, "verdict": verdict})
+                    found[f"J, seed {seed}"] = _told(PairedMean(_gain(path) - _gain(against)))
+            if found:
+                columns = {f"J, seed {seed}": found.get(f"J, seed {seed}", "–") for seed in seeds}
+                rows.append({"sites": sites, "K": str(budget), "path over": other, **columns})
     return rows
+
+
+def _told(mean: PairedMean) -> str:
+    low, high = mean.interval(0.95)
+    verdict = "holds" if low > 0 else "fails" if high < 0 else "undecided"
+    return f"{mean.mean:.2f} [{low:.2f}, {high:.2f}] {verdict}"
 
 
 def write_comparison(folder: Path) -> list[dict[str, str]]:
@@ -123,9 +124,13 @@ def _where(record: Record) -> tuple[str, int, str]:
     return str(about.get("sites", "")), int(about.get("budget", 0)), str(about["setting"])
 
 
+def _seed(record: Record) -> int:
+    return int(record["settings"]["seed"])
+
+
 def _find(records: Sequence[Record], seed: int, sites: str, budget: int, setting: str) -> Record | None:
     for record in records:
-        if record["settings"]["seed"] == seed and _where(record) == (sites, budget, setting):
+        if _seed(record) == seed and _where(record) == (sites, budget, setting):
             return record
     return None
 
