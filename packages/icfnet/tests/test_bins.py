@@ -16,7 +16,7 @@ def test_bins_are_those_of_pandas(seed, n_bins):
     _, edges = pd.qcut(time[event], q=n_bins, retbins=True)
     edges[0], edges[-1] = time.min() - 1e-6, time.max() + 1e-6
     np.testing.assert_allclose(bins.edges, edges, rtol=1e-12)
-    assert bins.label(time).tolist() == pd.cut(time, bins=edges, labels=False, right=False).tolist()
+    assert bins.label(time).tolist() == pd.cut(time, bins=bins.edges, labels=False, right=False).tolist()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_a_lead_at_equal_task_loss_is_found(lead, verdict):
     found = at_equal_task_loss(curves(lead), points=2001)
     assert found["verdict"] == verdict
     assert found["losses"] == [pytest.approx([1.0, 1.3])] * 2
+    assert np.mean(found["seeds"]) == pytest.approx(found["effect"])
     # the lead grows from 0 at the shared start to its full size at a loss of 1.1 and stays there to 1.3
     assert found["effect"] == pytest.approx(lead * (0.1 / 2 + 0.2) / 0.3, rel=1e-3)
 

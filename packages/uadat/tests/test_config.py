@@ -8,7 +8,7 @@ OUT = Path("out")
 
 
 def test_what_is_not_given_follows_the_data_set():
-    digits, cifar = TrainConfig(out=OUT), TrainConfig(out=OUT, dataset="cifar10")
+    digits, cifar = TrainConfig(out=OUT), TrainConfig(out=OUT, dataset="cifar10", data=OUT)
     assert (digits.radius, digits.model_name, digits.layer_name) == (0.15, "small-resnet", "stage2")
     assert (cifar.radius, cifar.model_name, cifar.layer_name) == (8 / 255, "resnet18", "layer2")
     assert TrainConfig(out=OUT, layer="input", eps="1/10").layer_name == "input"

@@ -94,12 +94,3 @@ def test_misuse(tmp_path):
         cifar("cifar10", tmp_path)
     with pytest.raises(ValueError, match="cifar10, cifar100"):
         cifar("svhn", tmp_path)
-
-
-@pytest.mark.real
-def test_the_real_cifar10():
-    import os
-
-    splits = cifar("cifar10", os.environ["AISEC_DATA"])
-    assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [49_000, 1_000, 10_000]
-    assert as_tensors(splits.test, 5)[1].tolist() == [3, 8, 8, 0, 6]

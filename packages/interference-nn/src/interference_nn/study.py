@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -82,7 +83,8 @@ def trial(arm: str, bench: Bench, seed: int, scale: LadderScale, log: TrialLog) 
     found = _metrics(report) | {"passes": bench.passes(arm)}
     if isinstance(model, InterferenceNet) and model.random:
         rng = torch_rng(seed, "agreement")
-        attacked = linf_pgd(model.once, images, labels, eps=EPS, steps=20, draws=8, generator=rng)
+        once = partial(model.once, generator=rng)
+        attacked = linf_pgd(once, images, labels, eps=EPS, steps=20, draws=8, generator=rng)
         found["agreement"] = agreement_auroc(model, images, attacked, rng)
     return found
 

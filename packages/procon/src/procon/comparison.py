@@ -74,7 +74,7 @@ def at_equal_task_loss(records: Sequence[Record], *, points: int = 21) -> dict[s
     The interval is over questions (paired, 95 %) for these given models: it says nothing on further seeds.
 
     Returns:
-        `effect`, `low`, `high`, `verdict`, `losses` (range per seed).
+        `effect`, `low`, `high`, `verdict`, `seeds` (the effect in each), `losses` (range per seed).
     """
     effects, ranges = [], []
     for seed in sorted({int(record["settings"]["seed"]) for record in records}):
@@ -94,7 +94,8 @@ def at_equal_task_loss(records: Sequence[Record], *, points: int = 21) -> dict[s
     mean = PairedMean(np.mean(effects, axis=0))
     low, high = mean.interval(0.95)
     verdict = "holds" if low > 0 else "fails" if high < 0 else "undecided"
-    return {"effect": mean.mean, "low": low, "high": high, "verdict": verdict, "losses": ranges}
+    seeds = [float(effect.mean()) for effect in effects]
+    return {"effect": mean.mean, "low": low, "high": high, "verdict": verdict, "seeds": seeds, "losses": ranges}
 
 
 def write_comparison(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
