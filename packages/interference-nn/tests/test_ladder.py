@@ -202,7 +202,7 @@ def test_a_killed_ladder_goes_on_to_the_same_numbers(tmp_path):
     while process.poll() is None and not (samples.exists() and samples.stat().st_size > 8000):
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     kept = samples.stat().st_size
     assert start(tmp_path / "killed").communicate(timeout=300)[0] == whole
     assert samples.stat().st_size > kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from aisec_common import Claim, Outcome, Scale, Study, TrialLog
@@ -108,7 +108,7 @@ def accuracy_by_rung(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     """Accuracy on every rung, a line an arm, mean over seeds: what each attacker would report."""
     from matplotlib.figure import Figure
 
-    rungs = ("clean", *NAMES, "worst")
+    rungs = [rung for rung in ("clean", *NAMES, "worst") if any(_values(outcomes, arm, rung) for arm in ARMS)]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(ARMS):
@@ -116,7 +116,7 @@ def accuracy_by_rung(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
         points = [(place, mean) for place, mean in means if mean is not None]
         if points:
             style, width = ("o-", 2.5) if arm == "interference" else (".-", 1.0)
-            axes.plot(*zip(*points, strict=True), style, linewidth=width, color=f"C{number}", label=arm)
+            axes.plot(*zip(*points, strict=True), style, linewidth=width, color=_colour(number), label=arm)
     axes.set(ylabel=f"accuracy at eps {EPS:g}", ylim=(-0.03, 1.03))
     axes.set_xticks(range(len(rungs)), rungs)
     axes.grid(alpha=0.3)
@@ -134,14 +134,20 @@ def worst_case_and_cost(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure
         seeds, cost = _values(outcomes, arm, "worst"), _mean(outcomes, arm, "passes")
         if seeds and cost is not None:
             if len(seeds) > 1:
-                axes.plot([cost, cost], PairedMean(seeds).interval(0.95), "-", color=f"C{number}")
-            axes.plot([cost], [np.mean(seeds)], "o", color=f"C{number}", label=arm)
+                axes.plot([cost, cost], PairedMean(seeds).interval(0.95), "-", color=_colour(number))
+            axes.plot([cost], [np.mean(seeds)], "o", color=_colour(number), label=arm)
     axes.set(xlabel="forward and backward passes of training, an image", ylabel=f"worst case at eps {EPS:g}")
     if axes.lines:
         axes.set_xscale("log")
         axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     return figure
+
+
+def _colour(number: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["tab20"](number)  # there are more arms than colours in the usual cycle
 
 
 def _values(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> list[float]:
