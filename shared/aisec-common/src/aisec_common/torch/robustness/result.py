@@ -28,8 +28,8 @@ class RobustnessReport:
         eps: the radii, in order; the first is what methods take by default.
         passes: forward passes an image had to be right in.
         samples: one row an image and attack: rung, eps, id, right, mean (share of passes right), distance (max
-            |x' - x|); eps 0 for `"clean"`. An image that is wrong as it is counts as wrong under every attack and keeps
-            its clean mean.
+            ``|x' - x|``); eps 0 for `"clean"`. An image that is wrong as it is counts as wrong under every attack and
+            keeps its clean mean.
         cost: rung, eps, forward and backward passes of the attack an image; scoring is not counted.
         flags: raised flags, or None where they were not looked for.
         about: what else the header of the tables says.

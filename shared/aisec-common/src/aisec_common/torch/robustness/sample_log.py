@@ -15,7 +15,7 @@ Unit = tuple[str, float, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image under one attack: right in all passes, the mean over passes, and max |x' - x|."""
+    """One image under one attack: right in all passes, the mean over passes, and max ``|x' - x|``."""
 
     id: str
     right: bool
