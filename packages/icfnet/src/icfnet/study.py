@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from aisec_common import Claim, Outcome, Scale, Study, TrialLog
+from aisec_common.result import values_of
 from aisec_common.stats import PairedMean
 
 from icfnet.arms import ARMS as MODELS
@@ -165,11 +166,11 @@ def concordances(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     """C-index of every arm on the synthetic test patients, a dot a seed, with its 95 % interval over seeds."""
     from matplotlib.figure import Figure
 
-    shown = [arm for arm in ARMS if _values(outcomes, arm, "c_index")]
+    shown = [arm for arm in ARMS if values_of(outcomes, arm, "c_index")]
     figure = Figure(figsize=(6, 0.32 * len(shown) + 1.0), layout="constrained")
     axes = figure.subplots()
     for y, arm in enumerate(reversed(shown)):
-        seeds = _values(outcomes, arm, "c_index")
+        seeds = values_of(outcomes, arm, "c_index")
         if len(seeds) > 1:
             axes.plot(PairedMean(seeds).interval(0.95), [y, y], "-", color="C3")
         axes.plot(seeds, [y] * len(seeds), "o", color="C7", markersize=3, alpha=0.6)
@@ -188,7 +189,7 @@ def discrimination_and_brier(outcomes: Mapping[int, Mapping[str, Outcome]]) -> F
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     for arm in ARMS:
-        x, y = (_values(outcomes, arm, metric) for metric in ("ibs", "c_index"))
+        x, y = (values_of(outcomes, arm, metric) for metric in ("ibs", "c_index"))
         if x and y:
             axes.plot([np.mean(x)], [np.mean(y)], "o")
             axes.annotate(
@@ -213,11 +214,6 @@ def kaplan_meier(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
         outcome = np.array([(s["event"], s["time"]) for s in samples], dtype=[("event", "?"), ("time", "<f8")])
         curves[arm], p_values[arm] = risk_halves(outcome, np.array([s["risk"] for s in samples]))
     return kaplan_meier_figure(curves, p_values)
-
-
-def _values(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> list[float]:
-    found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
-    return [metrics[metric] for metrics in found if metric in metrics]
 
 
 def _better(text: str, *, over: str, margin: float = 0.0, paper: str = "") -> Claim:

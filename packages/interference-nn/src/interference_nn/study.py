@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from aisec_common import Claim, Outcome, Scale, Study, TrialLog
+from aisec_common.result import values_of
 from aisec_common.seeding import derived_seed, torch_rng
 from aisec_common.stats import PairedMean
 from aisec_common.study import Metrics
@@ -108,7 +109,7 @@ def accuracy_by_rung(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     """Accuracy on every rung, a line an arm, mean over seeds: what each attacker would report."""
     from matplotlib.figure import Figure
 
-    rungs = [rung for rung in ("clean", *NAMES, "worst") if any(_values(outcomes, arm, rung) for arm in ARMS)]
+    rungs = [rung for rung in ("clean", *NAMES, "worst") if any(values_of(outcomes, arm, rung) for arm in ARMS)]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(ARMS):
@@ -131,7 +132,7 @@ def worst_case_and_cost(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for number, arm in enumerate(ARMS):
-        seeds, cost = _values(outcomes, arm, "worst"), _mean(outcomes, arm, "passes")
+        seeds, cost = values_of(outcomes, arm, "worst"), _mean(outcomes, arm, "passes")
         if seeds and cost is not None:
             if len(seeds) > 1:
                 axes.plot([cost, cost], PairedMean(seeds).interval(0.95), "-", color=_colour(number))
@@ -150,13 +151,8 @@ def _colour(number: int) -> Any:
     return colormaps["tab20"](number)  # there are more arms than colours in the usual cycle
 
 
-def _values(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> list[float]:
-    found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
-    return [metrics[metric] for metrics in found if metric in metrics]
-
-
 def _mean(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> float | None:
-    values = _values(outcomes, arm, metric)
+    values = values_of(outcomes, arm, metric)
     return float(np.mean(values)) if values else None
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from aisec_common import Claim, Outcome, Scale, Study, TrialLog
+from aisec_common.result import values_of
 from aisec_common.stats import PairedMean
 
 from tracerouter.arms import ARMS, SITES, Bench, Result, Setting
@@ -213,7 +214,7 @@ def effects(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     panels = figure.subplots(1, len(SITES), sharey=True)
     for axes, sites in zip(panels, SITES, strict=True):
         for y, arm in enumerate(reversed(ARMS)):
-            seeds = _values(outcomes, arm, f"{sites}.j")
+            seeds = values_of(outcomes, arm, f"{sites}.j")
             if len(seeds) > 1:
                 axes.plot(PairedMean(seeds).interval(0.95), [y, y], "-", color="C3")
             axes.plot(seeds, [y] * len(seeds), "o", color="C7", markersize=3, alpha=0.6)
@@ -224,13 +225,8 @@ def effects(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     return figure
 
 
-def _values(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> list[float]:
-    found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
-    return [metrics[metric] for metrics in found if metric in metrics]
-
-
 def _mean(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> float | None:
-    values = _values(outcomes, arm, metric)
+    values = values_of(outcomes, arm, metric)
     return float(np.mean(values)) if values else None
 
 

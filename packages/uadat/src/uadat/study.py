@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from aisec_common import Claim, Outcome, Scale, Study, TrialLog
+from aisec_common.result import values_of
 from aisec_common.stats import PairedMean
 
 from uadat.arms import ARMS, BETA, chosen_beta, trained_model
@@ -110,14 +111,14 @@ def accuracies(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
     """The ablation: clean, PGD-20 and worst-case accuracy of every arm, mean and seeds, with 95 % intervals."""
     from matplotlib.figure import Figure
 
-    arms = [arm for arm in ARMS if _values(outcomes, arm, "clean")]
+    arms = [arm for arm in ARMS if values_of(outcomes, arm, "clean")]
     figure = Figure(figsize=(10, 0.3 * len(arms) + 1.2), layout="constrained")
     titles = ("clean", "PGD-20", "worst case of all attacks")
     for axes, metric, title in zip(
         figure.subplots(1, 3, sharey=True), ("clean", "pgd_20", "worst_case"), titles, strict=True
     ):
         for y, arm in enumerate(reversed(arms)):
-            seeds = _values(outcomes, arm, metric)
+            seeds = values_of(outcomes, arm, metric)
             if len(seeds) > 1:
                 axes.plot(PairedMean(seeds).interval(0.95), [y, y], "-", color="C3")
             axes.plot(seeds, [y] * len(seeds), "o", color="C7", markersize=3, alpha=0.6)
@@ -153,11 +154,6 @@ def over_trades(outcomes: Mapping[int, Mapping[str, Outcome]]) -> Figure:
         axes.legend(fontsize="small")
     axes.grid(alpha=0.3)
     return figure
-
-
-def _values(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> list[float]:
-    found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
-    return [metrics[metric] for metrics in found if metric in metrics]
 
 
 STUDY = Study(

@@ -109,6 +109,16 @@ def outcomes_of(records: Records) -> dict[int, dict[str, Outcome]]:
     return {seed: {arm: outcome for arm, (_, outcome) in arms.items()} for seed, arms in records.items()}
 
 
+def values_of(outcomes: Mapping[int, Mapping[str, Outcome]], arm: str, metric: str) -> list[float]:
+    """One metric of one arm, seed by seed, where it was measured; what figures draw.
+
+    >>> values_of({0: {"a": Outcome(metrics={"x": 1.0})}, 1: {"a": Outcome(metrics={})}, 2: {}}, "a", "x")
+    [1.0]
+    """
+    found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
+    return [metrics[metric] for metrics in found if metric in metrics]
+
+
 def read_records(folder: Path, room: str) -> Records:
     """All records of one room below `folder`, as {seed: {arm: (record, outcome)}}, seeds in order.
 
