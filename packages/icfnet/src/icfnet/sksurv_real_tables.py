@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aisec_common.files import write_atomic
+from aisec_common.files import write_csv, write_figure
 from aisec_common.stats import PairedMean
 from numpy.typing import NDArray
 
@@ -114,14 +112,8 @@ def write_tables(folder: Path) -> list[dict[str, str]]:
     runs = load_runs(folder)
     found = leads(runs)
     for name, rows in (("comparison", comparison(runs)), ("leads", found)):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(folder / f"{name}.csv", text.getvalue())
-    drawn = io.BytesIO()
-    figure(runs).savefig(drawn, format="png", dpi=120)
-    write_atomic(folder / "kaplan_meier.png", drawn.getvalue())
+        write_csv(folder / f"{name}.csv", rows)
+    write_figure(folder / "kaplan_meier.png", figure(runs))
     return found
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aisec_common.files import write_atomic
+from aisec_common.files import write_atomic, write_csv
 from aisec_common.stats import PairedMean
 
 if TYPE_CHECKING:
@@ -134,15 +132,7 @@ def write_comparison(folder: Path, content: Mapping[str, Any]) -> None:
     rows = content["rows"]
     write_atomic(folder / "comparison.json", json.dumps(content, indent=1) + "\n")
     for quantiser in dict.fromkeys(row["quantiser"] for row in rows):
-        _write_csv(folder / f"frontier-{quantiser}.csv", frontier_table(rows, quantiser))
-    _write_csv(folder / "differences.csv", content["differences"])
+        write_csv(folder / f"frontier-{quantiser}.csv", frontier_table(rows, quantiser))
+    write_csv(folder / "differences.csv", content["differences"])
     figure = draw_frontier(rows, content["uniform"])
     figure.savefig(folder / "frontier.png", dpi=110)
-
-
-def _write_csv(path: Path, table: Rows) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(table[0]) if table else ["comparison"])
-    writer.writeheader()
-    writer.writerows(table)
-    write_atomic(path, text.getvalue())

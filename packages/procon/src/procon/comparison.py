@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aisec_common.files import write_atomic
+from aisec_common.files import write_atomic, write_csv, write_figure
 from aisec_common.stats import PairedMean
 from numpy.typing import NDArray
 
@@ -106,17 +104,10 @@ def write_comparison(folder: Path) -> tuple[list[dict[str, str]], dict[str, Any]
     """
     records = load_runs(folder)
     rows, found = table(records), at_equal_task_loss(records)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    contents: list[str | bytes] = [text.getvalue(), json.dumps(found, indent=1) + "\n"]
-    for figure in (frontier_figure(records), drift_figure(records)):
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=120, bbox_inches="tight")
-        contents.append(drawn.getvalue())
-    for name, content in zip(FILES, contents, strict=True):
-        write_atomic(folder / name, content)
+    write_csv(folder / "comparison.csv", rows)
+    write_atomic(folder / "equal-task-loss.json", json.dumps(found, indent=1) + "\n")
+    write_figure(folder / "frontier.png", frontier_figure(records))
+    write_figure(folder / "drift.png", drift_figure(records))
     return rows, found
 
 
@@ -132,7 +123,11 @@ def frontier_figure(records: Sequence[Record]) -> Figure:
             losses, odds = _curve(records, name, seed)
             if len(losses):
                 axes.plot(losses, odds.mean(axis=1), "o-", color=colour, alpha=0.8, label=title if not seed else None)
-    for name, title, marker in (("procon_wu", "ProCon, warm-up", "s"), ("sft_long", "SFT, as many steps", "^")):
+    for name, title, marker in (
+        ("procon_wu", "ProCon, warm-up", "s"),
+        ("random_wu", "random direction, warm-up", "x"),
+        ("sft_long", "SFT, as many steps", "^"),
+    ):
         for record in (r for r in records if r["settings"]["arm"] and r["settings"]["arm"]["name"] == name):
             first = not record["settings"]["seed"]
             x, y = np.mean(record["task_loss"]), np.mean(record["flagged"]["log_odds"])

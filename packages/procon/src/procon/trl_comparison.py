@@ -85,8 +85,10 @@ ARMS = (
     *(Arm(name="procon_s", alpha=alpha) for alpha in ALPHAS if alpha != 10.0),
     *(Arm(name="random", alpha=alpha, random=True) for alpha in ALPHAS if alpha != 10.0),
     Arm(name="sft_long", epochs=EPOCHS + WARMUP_EPOCHS),
+    Arm(name="random_wu", alpha=10.0, random=True, warmup=True),
 )
-"""In the order in which they are run: the main comparison first, then the curve over α, then the control of length."""
+"""In the order in which they are run: the main comparison first, then the curve over α, then the controls of the
+warm-up: as many steps of plain fine-tuning, and random directions."""
 
 
 def compare(

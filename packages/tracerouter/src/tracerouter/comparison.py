@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aisec_common.files import write_atomic
+from aisec_common.files import write_csv, write_figure
 from aisec_common.stats import PairedMean
 
 if TYPE_CHECKING:
@@ -88,14 +86,8 @@ def write_comparison(folder: Path) -> list[dict[str, str]]:
     records = load_runs(folder)
     found = differences(records)
     for name, rows in (("comparison", table(records)), ("differences", found)):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(folder / f"{name}.csv", text.getvalue())
-    drawn = io.BytesIO()
-    frontier_figure(records).savefig(drawn, format="png", dpi=120, bbox_inches="tight")
-    write_atomic(folder / "frontier.png", drawn.getvalue())
+        write_csv(folder / f"{name}.csv", rows)
+    write_figure(folder / "frontier.png", frontier_figure(records))
     return found
 
 
