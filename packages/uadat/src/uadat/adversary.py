@@ -43,7 +43,7 @@ def kl_adversary(
     Raises:
         ValueError: what `linf_pgd` refuses.
 
-    Source: spec 3.1 (ours), after Zhang et al., TRADES, ICML 2019.
+    Source: ours, after Zhang et al., TRADES, ICML 2019.
     """
     clean = clean_logits.detach().log_softmax(1)
 

@@ -112,7 +112,7 @@ def trained_model(
     beta: float = BETA,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SmallResNet:
-    """The model of one arm after its last epoch: SGD with momentum, one cycle, batches of 100 (spec, section 7).
+    """The model of one arm after its last epoch: SGD with momentum, one cycle, batches of 100.
 
     Kept in the user's cache under a hash of everything that decides it.
 

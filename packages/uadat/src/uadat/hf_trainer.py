@@ -61,7 +61,7 @@ class RobustTrainer:
     Raises:
         ValueError: for values out of range, or an `out` that holds another training.
 
-    Source: spec 3.7 (ours); early stopping by robust accuracy: Rice et al., ICML 2020.
+    Source: ours; early stopping by robust accuracy: Rice et al., ICML 2020.
 
     >>> from torch.utils.data import TensorDataset
     >>> from uadat.baselines import ATLoss

@@ -20,7 +20,7 @@ def prediction_alignment(reference_logits: Tensor, logits: Tensor) -> Tensor:
     Returns:
         A scalar; its gradient reaches both sides, as in TRADES.
 
-    Source: spec 3.4 (ours), after Zhang et al., TRADES, ICML 2019.
+    Source: ours, after Zhang et al., TRADES, ICML 2019.
 
     >>> import torch
     >>> prediction_alignment(torch.zeros(1, 2), torch.zeros(3, 2)).item()
@@ -44,7 +44,7 @@ def statistics_distance(reference: Tensor, adversarial: Tensor, group: Any = Non
     Returns:
         A scalar, in squared units of the features. It is also small where all features are: watch `feature_norm`.
 
-    Source: spec 3.4 (ours).
+    Source: ours.
 
     >>> import torch
     >>> x = torch.tensor([[0.0], [1.0]])
