@@ -129,7 +129,7 @@ def sync(session: nox.Session, *selection: str) -> None:
 def lint(session: nox.Session) -> None:
     """Style, the lock, and one environment that holds every member."""
     session.run(UV, "lock", "--check", "--quiet", external=True)
-    if faults := [*lock_faults(), *member_faults()]:
+    if faults := [*lock_faults(), *member_faults(), *record_faults()]:
         session.error("; ".join(faults))
     sync(session, "--all-packages")
     session.run("ruff", "check", ".")
@@ -159,6 +159,14 @@ def member_faults() -> Iterator[str]:
                 yield f"{fragment.relative_to(ROOT)} is no change note: name it like +speed.feature.md"
         if not member.released() and not member.fragments():
             yield f"{member.name} has neither a changelog section for {member.version} nor a note in changes/"
+
+
+def record_faults() -> Iterator[str]:
+    """Records that .gitignore keeps out: READMEs are made from them, so that another clone would differ."""
+    if (ROOT / ".git").exists():
+        for path in git("ls-files", "--others", "--ignored", "--exclude-standard", "packages/*/records/*").splitlines():
+            if not path.endswith("journal.jsonl"):
+                yield f"{path} is a record, but ignored by git"
 
 
 @nox.session

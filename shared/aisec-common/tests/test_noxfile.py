@@ -149,6 +149,16 @@ def test_lint_catches_a_stale_in_house_bound(workspace):
 
 
 @pytest.mark.slow
+def test_lint_catches_a_record_that_git_ignores(workspace):
+    write(workspace / "packages/planted/records/standard/planted/a_cache/seed-000.json", "{}")
+    write(workspace / ".gitignore", ".nox/\n*_cache/\njournal.jsonl\n")
+    write(workspace / "packages/planted/records/journal.jsonl", "")
+    done = nox_session(workspace, "lint")
+    assert_refused(done, "a_cache/seed-000.json is a record, but ignored by git")
+    assert "journal.jsonl is" not in done.stdout
+
+
+@pytest.mark.slow
 def test_lint_passes_on_the_healthy_workspace(workspace):
     done = nox_session(workspace, "lint")
     assert done.returncode == 0, done.stdout
