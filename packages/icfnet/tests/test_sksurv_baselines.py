@@ -83,3 +83,16 @@ def test_facts_of_the_sentences_enter_as_columns():
     model = CoxnetBaseline(facts=FACTS).fit(train)
     assert np.isfinite(model.predict(test)).all()
     assert model.score(train) > 0.65
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_cox_reaches_a_weak_penalty_step_by_step():
+    """Begun at the chosen penalty, this fold ends in an ArithmeticError."""
+    from icfnet.real_comparison import load_cohort
+
+    train, test = load_cohort("tcga-blca").split(4)
+    model = CoxnetBaseline(modalities=("genes", "text")).fit(train)
+    assert model.score(test) > 0.5
+    with pytest.raises(ArithmeticError):
+        model._path(model._rows(train), train.surv(), alphas=[model.alpha_])

@@ -3,12 +3,21 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from icfnet.cohort import Cohort
 from icfnet.sksurv_real_tables import FILES, METHOD, comparison, figure, leads, load_runs, pooled_halves, write_tables
+
+COHORT = Cohort(
+    ids=tuple(f"{fold}-{i}" for fold in range(3) for i in range(20)),
+    time=[i + 1 for _ in range(3) for i in range(20)],
+    event=[i % 4 > 0 for _ in range(3) for i in range(20)],
+    genes={"Oncogenes": torch.zeros(60, 1)},
+)
 
 
 def record(setting, fold, c_index, *, best=None, offset=0.0):
-    patients = [{"id": f"{fold}-{i}", "risk": offset - i, "time": float(i + 1), "event": i % 4 > 0} for i in range(20)]
+    patients = [{"id": f"{fold}-{i}", "risk": offset - i} for i in range(20)]
     scores = {"c_index": c_index, "ipcw": c_index - 0.01, "ibs": 0.2 + fold / 100, "logrank_p": 0.1}
     return {"settings": {"setting": setting, "fold": fold}, **scores, "best_epoch": best, "patients": patients}
 
@@ -31,7 +40,7 @@ def test_a_setting_counts_when_all_of_its_folds_are_there(folder):
 
 
 def test_rows_give_folds_mean_and_population_deviation(folder):
-    first, second = comparison(load_runs(folder))
+    first, second = comparison(load_runs(folder), COHORT)
     assert (first["model"], second["model"]) == (METHOD, "coxnet")
     assert [first[f"fold {fold}"] for fold in range(3)] == ["0.600", "0.650", "0.700"]
     assert first["C-index, last epoch"] == f"0.650 ± {np.std([0.6, 0.65, 0.7]):.3f}"
@@ -49,18 +58,18 @@ def test_leads_are_paired_over_folds(folder):
 
 def test_halves_are_those_of_each_fold():
     apart = [record("x", 0, 0.5), record("x", 1, 0.5, offset=1000.0)]
-    (low, high), p_value = pooled_halves(apart)
+    (low, high), p_value = pooled_halves(apart, COHORT)
     assert (low.n, high.n) == (20, 20)
     assert p_value < 1e-3
-    assert pooled_halves([apart[0], record("x", 1, 0.5)])[1] == pytest.approx(p_value)
+    assert pooled_halves([apart[0], record("x", 1, 0.5)], COHORT)[1] == pytest.approx(p_value)
 
 
 def test_files_are_written_and_hold_the_tables(folder):
-    write_tables(folder)
+    write_tables(folder, COHORT)
     assert all((folder / name).is_file() for name in FILES)
     with (folder / "comparison.csv").open(encoding="utf-8") as file:
         assert [row["model"] for row in csv.DictReader(file)] == [METHOD, "coxnet"]
-    assert len(figure(load_runs(folder)).axes) == 2
+    assert len(figure(load_runs(folder), COHORT).axes) == 2
 
 
 def test_an_empty_folder_is_told(tmp_path):

@@ -105,13 +105,13 @@ def _evaluate(job: EvaluateJob) -> None:
 
 
 def _compare(job: CompareJob) -> None:
-    from icfnet.real_comparison import compare
+    from icfnet.real_comparison import compare, load_cohort
     from icfnet.sksurv_real_tables import FILES, write_tables
 
     require_writable(job.out, "--out")
     with locked(job.out, "--out"), counting() as show:
         compare(job.cohort, job.out, device=job.device, show=show)
-        found = write_tables(job.out)
+        found = write_tables(job.out, load_cohort(job.cohort))
     print("leads over folds, 95 % each, not adjusted for their number")
     print(markdown(tuple(found[0]), [tuple(row.values()) for row in found]))
     print(f"saved: {', '.join(str(job.out / name) for name in FILES)}")

@@ -156,15 +156,11 @@ def _fold(
     else:
         model.fit(fitted_on)
     report = evaluate(model, test, train=train, name=setting.name, resamples=0)
-    patients = zip(test.ids, report.risk, test.time, test.event, strict=True)
     return {
         **report.metrics,
         "best_epoch": max(curve) if curve else None,
         "warnings": list(report.warnings),
-        "patients": [
-            {"id": id, "risk": float(risk), "time": float(time), "event": bool(event)}
-            for id, risk, time, event in patients
-        ],
+        "patients": [{"id": id, "risk": float(risk)} for id, risk in zip(test.ids, report.risk, strict=True)],
     }
 
 

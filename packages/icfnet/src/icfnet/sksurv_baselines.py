@@ -152,8 +152,10 @@ class CoxnetBaseline(_TableModel):
             scores += np.nan_to_num(np.pad(found, (0, len(scores) - len(found)), constant_values=0.5), nan=0.5)
             if show is not None:
                 show("inner folds", done, self.folds)
-        self.alpha_ = float(path.alphas_[int(np.argmax(scores))])
-        self._model = self._path(rows, outcome, alphas=[self.alpha_], fit_baseline_model=True)
+        best = int(np.argmax(scores))
+        self.alpha_ = float(path.alphas_[best])
+        # down the path again: begun at zero, a weak penalty may run out of numbers; predictions take the last one
+        self._model = self._path(rows, outcome, alphas=path.alphas_[: best + 1], fit_baseline_model=True)
         return self
 
     def _path(self, rows: NDArray[np.float64], outcome: NDArray[np.void], **settings: Any) -> CoxnetSurvivalAnalysis:

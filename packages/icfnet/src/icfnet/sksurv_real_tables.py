@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from aisec_common.files import write_csv, write_figure
 from aisec_common.stats import PairedMean
-from numpy.typing import NDArray
 
 from icfnet.report import kaplan_meier_figure
 from icfnet.sksurv_report import risk_halves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from icfnet.cohort import Cohort
 
 Record = Mapping[str, Any]
 METHOD = "icfnet-all-minilm-l6-v2"
@@ -42,7 +43,7 @@ def load_runs(folder: Path) -> dict[str, list[Record]]:
     return {name: records for name, records in found.items() if len(records) == folds}
 
 
-def comparison(runs: Mapping[str, Sequence[Record]]) -> list[dict[str, str]]:
+def comparison(runs: Mapping[str, Sequence[Record]], cohort: Cohort) -> list[dict[str, str]]:
     """One row a setting: C-index of each fold, its mean and population deviation, and the other scores' means."""
     rows = []
     for name, records in sorted(runs.items(), key=lambda item: -_mean(item[1], "c_index")):
@@ -56,7 +57,7 @@ def comparison(runs: Mapping[str, Sequence[Record]]) -> list[dict[str, str]]:
                 "best epoch on the test fold (optimistic)": "–" if None in curve else f"{np.mean(curve):.3f}",
                 "IPCW C-index": f"{_mean(records, 'ipcw'):.3f}",
                 "integrated Brier score": f"{_mean(records, 'ibs'):.3f}",
-                "pooled log-rank p": f"{pooled_halves(records)[1]:.2g}",
+                "pooled log-rank p": f"{pooled_halves(records, cohort)[1]:.2g}",
             }
         )
     return rows
@@ -89,31 +90,33 @@ def leads(runs: Mapping[str, Sequence[Record]]) -> list[dict[str, str]]:
     return rows
 
 
-def pooled_halves(records: Sequence[Record]) -> tuple[Any, float]:
-    """Curves and log-rank p of all test patients, each in the half of its own fold (risks differ in scale)."""
-    outcomes: list[NDArray[np.void]] = []
-    ranks: list[NDArray[np.float64]] = []
+def pooled_halves(records: Sequence[Record], cohort: Cohort) -> tuple[Any, float]:
+    """Curves and log-rank p of all test patients, each in the half of its own fold (risks differ in scale).
+
+    Records hold risks; outcomes stay with the cohort they belong to.
+    """
+    place = {name: row for row, name in enumerate(cohort.ids)}
+    rows, ranks = [], []
     for record in records:
-        patients = record["patients"]
-        outcomes.append(np.array([(p["event"], p["time"]) for p in patients], dtype=[("event", "?"), ("time", "<f8")]))
-        risk = np.array([p["risk"] for p in patients])
+        risk = np.array([patient["risk"] for patient in record["patients"]])
+        rows += [place[patient["id"]] for patient in record["patients"]]
         ranks.append((risk > np.median(risk)).astype(np.float64))
-    return risk_halves(np.concatenate(outcomes), np.concatenate(ranks))
+    return risk_halves(cohort.surv()[rows], np.concatenate(ranks))
 
 
-def figure(runs: Mapping[str, Sequence[Record]]) -> Figure:
+def figure(runs: Mapping[str, Sequence[Record]], cohort: Cohort) -> Figure:
     """Kaplan-Meier curves of the pooled halves, a panel for ICFNet and each peer."""
-    halves = {name: pooled_halves(runs[name]) for name in DRAWN if name in runs}
+    halves = {name: pooled_halves(runs[name], cohort) for name in DRAWN if name in runs}
     return kaplan_meier_figure({n: curves for n, (curves, _) in halves.items()}, {n: p for n, (_, p) in halves.items()})
 
 
-def write_tables(folder: Path) -> list[dict[str, str]]:
+def write_tables(folder: Path, cohort: Cohort) -> list[dict[str, str]]:
     """Writes `comparison.csv`, `leads.csv` and `kaplan_meier.png` from the runs in a folder; returns the leads."""
     runs = load_runs(folder)
     found = leads(runs)
-    for name, rows in (("comparison", comparison(runs)), ("leads", found)):
+    for name, rows in (("comparison", comparison(runs, cohort)), ("leads", found)):
         write_csv(folder / f"{name}.csv", rows)
-    write_figure(folder / "kaplan_meier.png", figure(runs))
+    write_figure(folder / "kaplan_meier.png", figure(runs, cohort))
     return found
 
 
