@@ -98,6 +98,7 @@ def test_compare_writes_and_prints_the_leads(tmp_path, monkeypatch, capsys):
 
     asked = []
     monkeypatch.setattr(real_comparison, "compare", lambda name, out, **rest: asked.append((name, out)))
+    monkeypatch.setattr(real_comparison, "load_cohort", lambda name: name)
     monkeypatch.setattr(
         sksurv_real_tables, "write_tables", lambda out, cohort: [{"less": "coxnet", "C-index": "+0.1 [0, 0.2]"}]
     )

@@ -49,7 +49,7 @@ class Recipe:
     """Sizes of the comparison; the defaults are those of the records.
 
     Args:
-        budgets: queries to FoToM.
+        budgets: queries to FoToM, as far as a source has so many.
         tests: graphs that copies of FoToM are judged on.
         probes: further graphs that the probe is trained on.
         hops, cap: of the ego graphs that FoToM is asked about.
@@ -169,14 +169,14 @@ def _kept(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _cells(
-    sources: Sequence[str], backbones: Sequence[str], baselines: Sequence[str], budgets: Sequence[float], seeds: int
+    budgets: Mapping[str, Sequence[float]], backbones: Sequence[str], baselines: Sequence[str], seeds: int
 ) -> list[Cell]:
-    """Every backbone at every budget; baselines at the largest."""
+    """Every backbone at every budget of a source; baselines at the largest."""
     return [
         Cell(source=source, attacker=attacker, budget=budget, seed=seed)
-        for source in sources
+        for source, each in budgets.items()
         for attacker in (*backbones, *baselines)
-        for budget in (budgets if attacker in backbones else budgets[-1:])
+        for budget in (each if attacker in backbones else each[-1:])
         for seed in range(seeds)
     ]
 
@@ -200,7 +200,11 @@ def _fotom(recipe: Recipe, seeds: int) -> tuple[list[Cell], Callable[[Cell], dic
         copy = fresh_surrogate(attack.config, seen, answers.shape[1]) if untrained else attack.fit(seen, answers)
         return judges[cell.source].measured(copy) | {"queries": len(egos), "seconds": copy.cost.seconds}
 
-    return _cells(list(sources), FOTOM_BACKBONES, BASELINES, recipe.budgets, seeds), measured
+    budgets = {
+        name: sorted({min(budget, len(source.queries)) for budget in recipe.budgets})
+        for name, source in sources.items()
+    }
+    return _cells(budgets, FOTOM_BACKBONES, BASELINES, seeds), measured
 
 
 def fotom_sources(recipe: Recipe) -> list[Source]:
@@ -355,4 +359,4 @@ def _minilm(recipe: Recipe, seeds: int, show: Show | None) -> tuple[list[Cell], 
         return {name: told[name] for name in (*named, "queries", "seconds")}
 
     budgets = [100 * share for share in recipe.fractions]
-    return _cells(list(tests), MINILM_BACKBONES, (*BASELINES, "text-only"), budgets, seeds), measured
+    return _cells(dict.fromkeys(tests, budgets), MINILM_BACKBONES, (*BASELINES, "text-only"), seeds), measured
