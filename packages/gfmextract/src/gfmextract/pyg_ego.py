@@ -11,7 +11,7 @@ from torch_geometric.data import Batch, Data
 
 from gfmextract.text_graph import TextGraph
 
-ROOTS, PLACES = 4096, 2**24
+ROOTS, PLACES = 4096, 2**22
 """At most so many roots at once, and so many (root, node) places in the table that finds members."""
 FREE = torch.iinfo(torch.int64).max
 
