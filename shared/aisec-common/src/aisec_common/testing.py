@@ -176,18 +176,17 @@ class RoomContract:
             assert verdict_of(study, claim, self._made_up(study, claim, 0.0, 3.0)) == "holds", claim.text
 
     @pytest.mark.slow
-    def test_a_seed_gives_the_same_numbers_arm_by_arm(self, tmp_path: Path) -> None:
-        """What resuming rests on: each arm in a process of its own gives what one process gives to all."""
+    def test_a_seed_gives_the_same_numbers_in_any_order_of_arms(self, tmp_path: Path) -> None:
+        """What resuming rests on: an arm gives the same numbers whichever arms its process ran before."""
         room, study = self._room, self._room.load()
-        whole, parts = tmp_path / "whole", tmp_path / "parts"
-        (task,), _ = plan({room: study}, whole, "quick", seeds=1)
-        each = [replace(task, arms=(arm,), folder=parts) for arm in task.arms]
-        assert run([task, *each]) == []
+        forward, backward = tmp_path / "forward", tmp_path / "backward"
+        (task,), _ = plan({room: study}, forward, "quick", seeds=1)
+        assert run([task, replace(task, arms=task.arms[::-1], folder=backward)]) == []
         found = {
             folder.name: {arm: dict(record.metrics) for arm, (record, _) in read_records(folder, room.name)[0].items()}
-            for folder in (whole, parts)
+            for folder in (forward, backward)
         }
-        assert str(found["whole"]) == str(found["parts"])  # as text, in which NaN equals NaN
+        assert str(found["forward"]) == str(found["backward"])  # as text, in which NaN equals NaN
 
     def _made_up(
         self, study: Study, claim: Claim, level: float, standard_errors: float
