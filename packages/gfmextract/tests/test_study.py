@@ -6,8 +6,8 @@ from aisec_common.runner import plan, run
 from aisec_common.testing import MemoryLog, verdict_of
 from aisec_common.verdict import judge
 
-from gfmextract.arms import ARMS, BACKBONES, DEFENDED, SCENARIOS, Bench
-from gfmextract.study import BUDGETS, QUICK, STUDY, LeakScale, fidelity_by_budget, frontier, trial
+from gfmextract.arms import ARMS, DEFENDED, SCENARIOS, Bench
+from gfmextract.study import BUDGETS, QUICK, STUDY, fidelity_by_budget, frontier, trial
 
 SEEDS = 8
 ACCURACY = {"victim": 0.93, "text-only": 0.85, "untrained": 0.25, "permuted": 0.25, "gps": 0.93, "sage": 0.92}
@@ -72,17 +72,13 @@ def test_arms_that_share_one_model_hold_nothing():
             assert verdict_of(STUDY, claim, shared) != "holds", claim.text
 
 
-def test_scales_name_known_arms_and_what_claims_need():
+def test_scales_run_what_claims_need():
     needed = {arm for claim in STUDY.claims for arm in (claim.arm, claim.over, claim.control) if arm}
-    for scale in STUDY.scales.values():
-        assert needed <= set(scale.arms) <= set(ARMS)
+    for name, scale in STUDY.scales.items():
+        assert needed <= set(STUDY.runnable_arms(name))
         assert scale.budgets == BUDGETS
-    assert set(DEFENDED) | set(BACKBONES) <= set(STUDY.scales["standard"].arms)
+    assert set(STUDY.runnable_arms("standard")) == set(ARMS)
     assert STUDY.scales["full"].layers == (1, 2, 3, 4)
-
-
-def test_an_arm_outside_the_scale_gives_nothing():
-    assert trial("gin", None, 0, LeakScale(seeds=1, arms=QUICK), MemoryLog()) == {}
 
 
 def test_trials_hand_the_grids_to_the_arms_they_are_for(monkeypatch):

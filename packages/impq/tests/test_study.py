@@ -9,7 +9,7 @@ from aisec_common.testing import MemoryLog
 from aisec_common.verdict import judge
 
 from impq.arms import ARMS, Bench
-from impq.study import STUDY, margin_growth, regret_by_arm, trial
+from impq.study import BLOCKS, STUDY, margin_growth, regret_by_arm, trial
 from impq.table_games import planted_game
 
 
@@ -77,7 +77,7 @@ def test_the_quick_study(tmp_path):
     assert run(tasks) == []
     records = read_records(tmp_path, room.name)
     assert {(seed, arm) for seed, arms in records.items() for arm in arms} == {
-        (seed, arm) for seed in range(3) for arm in STUDY.arms
+        (seed, arm) for seed in range(3) for arm in BLOCKS
     }
     outcomes = outcomes_of(records)
     assert "text" in outcomes[0]["lim"].metrics

@@ -46,7 +46,8 @@ def test_a_trained_arm_has(benches):
 
 def test_other_arms_wait_for_the_full_scale_and_the_wide_language_takes_the_claims_arms(benches):
     full = STUDY.scales["full"]
-    assert trial("kl", benches, 0, SCALE, MemoryLog()) == {}
+    assert set(STUDY.runnable_arms("standard")) == set(MAIN)
+    assert set(STUDY.runnable_arms("full")) == set(ARMS)
     assert trial("kl", {"wide.": benches[""]}, 0, full, MemoryLog()) == {}
     found = trial("aligned", {"wide.": benches[""]}, 0, full, MemoryLog())
     assert all(name.startswith("wide.") for name in found)
@@ -58,7 +59,7 @@ def made_up(arms=tuple(MAIN), *, lost=5.0, seeds=8):
     kept = {"aligned": lost, "procon_wu": lost / 2}
     outcomes = {}
     for seed in range(seeds):
-        outcomes[seed] = {arm: Outcome(metrics={}) for arm in STUDY.arms}
+        outcomes[seed] = {}
         for arm in arms:
             metrics = {"refusal_log_odds": kept.get(arm, 0.0), "task_new": 0.9, "cos_deep": 0.5, "shift": 1.0}
             metrics |= {f"cos.{layer}": 0.5 for layer in range(4)}

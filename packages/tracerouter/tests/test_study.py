@@ -13,7 +13,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:no local peak", "ignore:scores h
 
 
 def scale(**changes):
-    return TraceScale(**({"seeds": 1, "arms": ARMS, "budgets": {"resid": (None, 3), "branches": (2,)}} | changes))
+    return TraceScale(**({"seeds": 1, "budgets": {"resid": (None, 3), "branches": (2,)}} | changes))
 
 
 def test_metrics_of_an_arm(bench):
@@ -45,10 +45,6 @@ def test_arms_without_a_budget_are_measured_once(bench):
     )
 
 
-def test_an_arm_outside_the_scale_gives_nothing(bench):
-    assert trial("direction", bench, 0, scale(arms=("none",)), MemoryLog()) == {}
-
-
 def test_sweeps_and_edges(bench):
     found = trial(
         "path", bench, 0, scale(budgets={"resid": (3,)}, gammas=(0.0, 0.5), saes=((64, 4),), edges=True), MemoryLog()
@@ -65,12 +61,11 @@ def test_the_same_seed_gives_the_same_numbers(bench):
     assert once == twice
 
 
-def test_all_scales_name_known_arms_and_sites():
+def test_all_scales_name_known_sites_and_run_what_claims_need():
     for each in STUDY.scales.values():
-        assert set(each.arms) <= set(ARMS)
         assert set(each.budgets) == set(SITES)
     needed = {arm for claim in STUDY.claims for arm in (claim.arm, claim.over, claim.control)}
-    assert needed <= set(STUDY.scales["standard"].arms)
+    assert needed <= set(STUDY.runnable_arms("standard"))
 
 
 def test_figures_show_every_arm_that_was_run():

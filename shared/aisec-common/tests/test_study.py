@@ -39,6 +39,7 @@ def study(**parts):
         ({"arms": ("a", "w/o key")}, "arm 'w/o key'"),
         ({"scales": {"quick": Scale(seeds=1)}}, "scales lacks standard, full"),
         ({"claims": (Claim(text="t", metric="m", arm="z", control="b"),)}, "unknown arm 'z'"),
+        ({"scales": {**SCALES, "quick": Scale(seeds=1, arms=("a", "z"))}}, "scale 'quick' names unknown arms"),
         ({"extras": (Extra(name="hf", modules=(), arms=("z",)),)}, "unknown arms"),
     ],
 )
@@ -50,9 +51,15 @@ def test_a_study_that_does_not_fit_together_says_so(parts, words):
 def test_arms_without_their_extra_are_not_runnable():
     absent = Extra(name="hf", modules=("no_such_module",), arms=("b",))
     present = Extra(name="np", modules=("numpy",), arms=("a",))
-    assert study(extras=(absent, present)).runnable_arms() == ("a",)
+    assert study(extras=(absent, present)).runnable_arms("quick") == ("a",)
     assert not Extra(name="x", modules=("no_such.module",), arms=()).installed
     assert study(extras=(absent,)).missing_extra("a", "b", None) == "hf"
+
+
+def test_a_scale_runs_the_arms_that_it_names():
+    scales = {**SCALES, "quick": Scale(seeds=1, arms=("b",))}
+    assert study(scales=scales).runnable_arms("quick") == ("b",)
+    assert study(scales=scales).runnable_arms("full") == ("a", "b")
 
 
 def test_seeds_must_be_positive():

@@ -28,13 +28,12 @@ FIRST_WORLD = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LeakScale(Scale):
-    """Arms, sizes of the world, and which grids are run besides S1 and S6 over `budgets` and S2.
+    """Sizes of the world, and which grids are run besides S1 and S6 over `budgets` and S2.
 
     `fractions` is the grid of S4, `visible` that of S5; `layers` the depths that are crossed with the backbones in S3
     (the others of `BACKBONES` run at their default depth).
     """
 
-    arms: tuple[str, ...]
     nodes: int = 240
     domains: int = 240
     victim_epochs: int = 4
@@ -66,8 +65,6 @@ def trial(arm: str, bench: Bench, seed: int, scale: LeakScale, log: TrialLog) ->
     the answers as they come, .adaptive: of the best attacker of all; of a watermark also .pvalue and .adaptive_pvalue,
     of a monitor .alarm, .auroc and .false_alarms. Seconds are kept with the samples, FLOPs here.
     """
-    if arm not in scale.arms:
-        return {}
     for graph in (bench.queried, bench.sibling, bench.other):
         log.data(f"texts of {graph.name}", "\n".join(graph.texts))
         log.data(f"edges of {graph.name}", graph.edge_index.numpy())
@@ -191,8 +188,8 @@ STUDY = Study(
     arms=ARMS,
     scales={
         "quick": LeakScale(seeds=3, arms=QUICK),
-        "standard": LeakScale(seeds=8, arms=ARMS, fractions=FRACTIONS, visible=VISIBLE),
-        "full": LeakScale(seeds=20, arms=ARMS, fractions=FRACTIONS, visible=VISIBLE, layers=(1, 2, 3, 4)),
+        "standard": LeakScale(seeds=8, fractions=FRACTIONS, visible=VISIBLE),
+        "full": LeakScale(seeds=20, fractions=FRACTIONS, visible=VISIBLE, layers=(1, 2, 3, 4)),
     },
     figures=(fidelity_by_budget, frontier),
     claims=(

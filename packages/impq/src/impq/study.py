@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from impq.hf_embedded import EmbeddedTask
 
 Quantisers = Mapping[str, "tuple[str, GroupSize]"]
+FINER: tuple[Granularity, ...] = ("group", "linear")
+BLOCKS = tuple(arm for arm in ARMS if arm not in FINER)
 ROW_AND_TENSOR: Quantisers = {"row": ("rtn", "row"), "tensor": ("rtn", "tensor")}
 
 
@@ -193,14 +195,16 @@ STUDY = Study(
     arms=tuple(ARMS),
     scales={
         "quick": GamesScale(
-            seeds=3, text_steps=60, lookup_steps=0, windows=8, quantisers={"tensor": ("rtn", "tensor")}
+            seeds=3, arms=BLOCKS, text_steps=60, lookup_steps=0, windows=8, quantisers={"tensor": ("rtn", "tensor")}
         ),
-        "standard": GamesScale(seeds=8, text_steps=600, lookup_steps=800, quantisers=ROW_AND_TENSOR),
+        "standard": GamesScale(
+            seeds=8, arms=BLOCKS, text_steps=600, lookup_steps=800, quantisers=ROW_AND_TENSOR
+        ),
         "full": GamesScale(
             seeds=8,
             text_steps=600,
             lookup_steps=800,
-            granularities=("group", "linear"),
+            granularities=FINER,
             quantisers={**ROW_AND_TENSOR, "gptq": ("gptq", 32), "hqq": ("hqq", 32), "quanto": ("quanto", 32)},
         ),
     },

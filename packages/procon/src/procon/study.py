@@ -28,12 +28,10 @@ LONGEST_ANSWER = 5  # tokens; answers have four with their end
 
 @dataclass(frozen=True, kw_only=True)
 class TuningScale(Scale):
-    """Optimizer steps of fine-tuning (a third more with a warm-up), and what is run besides the claims' own arms."""
+    """Optimizer steps of fine-tuning (a third more with a warm-up) and of the alignment before it."""
 
     steps: int
     align_steps: int = 700
-    every_arm: bool = False
-    """Also the sweep of α, the other variants and the other baselines."""
     wide: bool = False
     """Also the claims' arms on a larger language: six layers of width 128, 64 flagged topics, four refusals."""
 
@@ -88,7 +86,7 @@ def trial(arm: str, benches: Mapping[str, Bench], seed: int, scale: TuningScale,
     """
     found: dict[str, float] = {}
     for prefix, bench in benches.items():
-        if arm in MAIN or (scale.every_arm and not prefix):
+        if arm in MAIN or not prefix:
             found |= {f"{prefix}{name}": value for name, value in _trial(arm, bench, scale, log, prefix).items()}
     return found
 
@@ -241,9 +239,9 @@ STUDY = Study(
     prepare=prepare,
     arms=tuple(ARMS),
     scales={
-        "quick": TuningScale(seeds=3, steps=80),
-        "standard": TuningScale(seeds=8, steps=600),
-        "full": TuningScale(seeds=20, steps=600, every_arm=True, wide=True),
+        "quick": TuningScale(seeds=3, arms=tuple(MAIN), steps=80),
+        "standard": TuningScale(seeds=8, arms=tuple(MAIN), steps=600),
+        "full": TuningScale(seeds=20, steps=600, wide=True),
     },
     figures=(drift_by_layer, refusal_and_task, cost_by_alpha),
     claims=(

@@ -24,12 +24,11 @@ ALL: tuple[int | None, ...] = (None, 12, 24, 36, 48)
 
 @dataclass(frozen=True, kw_only=True)
 class TraceScale(Scale):
-    """Arms, budgets K by sites (None: the elbow of each layer), training steps, γ and autoencoders besides the default.
+    """Budgets K by sites (None: the elbow of each layer), training steps, γ and autoencoders besides the default.
 
     `edges`: also the influence of each source unit by itself.
     """
 
-    arms: tuple[str, ...]
     budgets: Budgets
     steps: int = 550
     sae_steps: int = 800
@@ -62,8 +61,6 @@ def trial(arm: str, bench: Bench, seed: int, scale: TraceScale, log: TrialLog) -
     lowest ASR that costs at most 2 points of utility. SITES.unexplained: variance that the worst autoencoder misses.
     onset.SCORE: l*, 0-based, and onset.SCORE.LAYER its curve. resid.strongest_source: share of one source unit.
     """
-    if arm not in scale.arms:
-        return {}
     log.data("pairs", "\n".join(f"{pair.sensitive}\t{pair.matched}" for pair in bench.lm.pairs))
     log.data("flagged", "\n".join(question.prompt for question in (*bench.lm.flagged, *bench.lm.shifted)))
     found: dict[str, float] = {}
@@ -239,10 +236,9 @@ STUDY = Study(
         "quick": TraceScale(
             seeds=3, arms=("none", "path", "local", "random"), budgets={"resid": (None,), "branches": (24,)}
         ),
-        "standard": TraceScale(seeds=8, arms=ARMS, budgets={"resid": ALL, "branches": ALL}),
+        "standard": TraceScale(seeds=8, budgets={"resid": ALL, "branches": ALL}),
         "full": TraceScale(
             seeds=20,
-            arms=ARMS,
             budgets={"resid": ALL, "branches": ALL},
             gammas=(0.0, 0.25, 0.5, 0.75),
             saes=((1024, 8), (2048, 8), (512, 4), (512, 16)),

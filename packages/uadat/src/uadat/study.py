@@ -24,13 +24,12 @@ ABLATION = ("standard", "noise", "at", "trades", "trades_reseeded", "dist", "ref
 
 @dataclass(frozen=True, kw_only=True)
 class RobustScale(Scale):
-    """Arms, epochs of training, test images, attacks, whether masked gradients are looked for, and the grid of beta.
+    """Epochs of training, test images, attacks, whether masked gradients are looked for, and the grid of beta.
 
     Every arm with an alignment takes its beta from the same grid, by accuracy under PGD-10 on validation images; a
     grid of one value chooses nothing. `radii`: further eps for the attacks, in units of that of the training.
     """
 
-    arms: tuple[str, ...]
     epochs: int
     images: int
     attacks: Literal["quick", "standard", "full"]
@@ -51,8 +50,6 @@ def trial(arm: str, data: ImageSplits, seed: int, scale: RobustScale, log: Trial
     aa: per-sample worst case over all of them; no number where a flag says that gradients are masked (an arm may not
     win by that), in which case worst_case still has it. masked: whether. beta: of the grid. worst_case@F: at F eps.
     """
-    if arm not in scale.arms:
-        return {}
     from aisec_common.torch.robustness import robustness_report, standard_rungs
 
     images, labels = as_tensors(data.test, scale.images)
@@ -173,7 +170,6 @@ STUDY = Study(
         "standard": RobustScale(seeds=8, arms=ABLATION, epochs=40, images=300, attacks="standard", flags=True),
         "full": RobustScale(
             seeds=20,
-            arms=tuple(ARMS),
             epochs=40,
             images=600,
             attacks="full",

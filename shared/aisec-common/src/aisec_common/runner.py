@@ -61,9 +61,10 @@ def plan(
                         f"{folder / room.name}: arm {arm} of seed {seed} was made with another "
                         f"{' and '.join(differing)}; start anew without --resume"
                     )
+        runnable = study.runnable_arms(scale)
         for seed in range(seeds or study.scales[scale].seeds):
-            open_arms = tuple(arm for arm in study.runnable_arms() if arm not in records.get(seed, {}))
-            done += len(study.runnable_arms()) - len(open_arms)
+            open_arms = tuple(arm for arm in runnable if arm not in records.get(seed, {}))
+            done += len(runnable) - len(open_arms)
             if open_arms:
                 tasks.append(
                     Task(

@@ -22,10 +22,15 @@ Metrics = Mapping[str, float]
 class Scale:
     """How much a study computes; a room subclasses it with its own settings (training steps, sizes).
 
-    Every field is written into each record as its config. Seeds are 0 .. `seeds` - 1.
+    Fields of the subclass are written into each record as its config.
+
+    Attributes:
+        seeds: seeds are 0 .. `seeds` - 1.
+        arms: those of the study that it runs; None is all of them.
     """
 
     seeds: int
+    arms: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -165,7 +170,7 @@ class Study:
         extras: arms that need an optional extra.
 
     Raises:
-        ValueError: if a claim or extra names an arm that is not there, or a scale is missing.
+        ValueError: if a claim, scale or extra names an arm that is not there, or a scale is missing.
     """
 
     room: str
@@ -184,6 +189,9 @@ class Study:
             raise ValueError(f"study {self.room!r}: arm {odd[0]!r} must be letters, digits and _.=+-")
         if missing := [name for name in SCALES if name not in self.scales]:
             raise ValueError(f"study {self.room!r}: scales lacks {', '.join(missing)}")
+        for name, scale in self.scales.items():
+            if unknown := set(scale.arms or ()) - set(self.arms):
+                raise ValueError(f"study {self.room!r}: scale {name!r} names unknown arms {sorted(unknown)}")
         for claim in self.claims:
             for arm in (claim.arm, claim.over, claim.control):
                 if arm is not None and arm not in self.arms:
@@ -199,9 +207,10 @@ class Study:
                 return extra.name
         return None
 
-    def runnable_arms(self) -> tuple[str, ...]:
-        """The arms whose extras are installed."""
-        return tuple(arm for arm in self.arms if self.missing_extra(arm) is None)
+    def runnable_arms(self, scale: ScaleName) -> tuple[str, ...]:
+        """The arms of a scale whose extras are installed, in the study's order."""
+        chosen = self.scales[scale].arms
+        return tuple(arm for arm in self.arms if (chosen is None or arm in chosen) and self.missing_extra(arm) is None)
 
 
 def content_hash(content: Any) -> str:

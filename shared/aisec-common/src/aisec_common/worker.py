@@ -75,9 +75,9 @@ class _Log:
 def conditions(room: Room, study: Study, scale: ScaleName) -> dict[str, Any]:
     """What must agree before a finished record counts on resume: room, settings, code and versions.
 
-    The number of seeds is no setting: it may grow. `code` covers the room's package and aisec-common.
+    Seeds and arms are no setting: there may be more. `code` covers the room's package and aisec-common.
     """
-    settings = {name: value for name, value in asdict(study.scales[scale]).items() if name != "seeds"}
+    settings = {name: value for name, value in asdict(study.scales[scale]).items() if name not in ("seeds", "arms")}
     return {
         "room": room.name,
         "scale": scale,
