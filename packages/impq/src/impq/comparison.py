@@ -102,7 +102,8 @@ def candidates(
 ) -> Iterator[Candidate]:
     """The plans of every method for every budget; what is measured for them is journalled in `folder`.
 
-    Games of full and of truncated walks take equally many evaluations. Truncated walks are as deep as a budget of
+    Games of full and of truncated walks take equally many evaluations before repeated coalitions are looked up, which
+    truncated walks meet more often. Truncated walks are as deep as a budget of
     `shallow` average bits needs, and serve the budgets from there up.
 
     Args:

@@ -121,7 +121,7 @@ class EstimateConfig(GameConfig):
     direction: Literal["demote", "promote"] = "demote"
     """promote: walks begin with every block at the low width, and are full unless --depth is given."""
     stop_early: bool = False
-    """Stop once no plan for --avg-bits changes within 1.96 standard errors, under the objective that `impq plan` uses
+    """Stop once no plan for --avg-bits changes within 95 % intervals, under the objective that `impq plan` uses
     by default (precedence)."""
     seed: int = 0
     """Of the walks."""

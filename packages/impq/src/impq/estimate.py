@@ -166,7 +166,7 @@ def estimate_game(
     depth: int | None = None,
     direction: Direction = "demote",
     seed: int = 0,
-    journal: Path | None = None,
+    journal: Path | str | None = None,
     share: tuple[int, int] = (0, 1),
     schedule: Schedule | None = None,
     stop_when: Callable[[Game], bool] | None = None,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from aisec_common.files import write_atomic, write_csv
+from aisec_common.files import write_atomic, write_csv, write_figure
 from aisec_common.stats import PairedMean
 
 if TYPE_CHECKING:
@@ -134,5 +134,4 @@ def write_comparison(folder: Path, content: Mapping[str, Any]) -> None:
     for quantiser in dict.fromkeys(row["quantiser"] for row in rows):
         write_csv(folder / f"frontier-{quantiser}.csv", frontier_table(rows, quantiser))
     write_csv(folder / "differences.csv", content["differences"])
-    figure = draw_frontier(rows, content["uniform"])
-    figure.savefig(folder / "frontier.png", dpi=110)
+    write_figure(folder / "frontier.png", draw_frontier(rows, content["uniform"]))
