@@ -12,8 +12,7 @@ from tiny_training import TOKENIZER, arguments, directions_of, lm, losses, make,
 from torch.testing import assert_close
 from trl import SFTTrainer
 
-from procon.config import ProConConfig
-from procon.projection import Norm, Reduction
+from procon.config import Norm, ProConConfig, Reduction
 from procon.trl_trainer import ProConTrainer
 
 LAYOUTS = {"right": padded, "left": lambda data: padded(data, "left"), "packed": packed}
@@ -341,7 +340,7 @@ def test_a_foreign_checkpoint_is_refused(tmp_path):
     make(tmp_path / "sft", SFTTrainer, args=args).train()
     mine = make(tmp_path, procon={"alpha": 1.0}, args=args)
     for checkpoint in (tmp_path / "sft" / "checkpoint-1", tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="no checkpoint of ProConTrainer"):
+        with pytest.raises(ValueError, match="says what it was made with"):
             mine.train(resume_from_checkpoint=str(checkpoint))
     with pytest.raises(ValueError, match="there is no checkpoint"):
         mine.train(resume_from_checkpoint=True)

@@ -78,6 +78,6 @@ MORE = {
     "resta": Arm(after="resta"),
     "resta_d": Arm(after="resta_d"),
 }
-"""Those of scale full alone."""
+"""The sweep of α, the other variants and the other baselines, which scale `full` alone measures."""
 
 ARMS = {**MAIN, **MORE}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,14 +17,15 @@ from aisec_common.progress import counting
 from rich.console import Console
 from rich.table import Table
 
-from procon.cli_config import ALPHA, SAFE, WARMED, WARMUP_EPOCHS, CompareConfig, DriftConfig, TrainConfig
+from procon.cli_config import PROCON, CompareConfig, DriftConfig, TrainConfig
 
 if TYPE_CHECKING:
     from procon.direction import RefusalDirections
     from procon.drift import DriftReport
 
 ADAPTER = "adapter"
-KL_WEIGHT = 0.1
+DIRECTIONS = "directions.safetensors"
+UNRECORDED = ("out", "resume", "device", "dtype", "probe_batch_size")  # where and how fast; dtype shows in the hash
 
 Command = (
     Annotated[TrainConfig, tyro.conf.subcommand("train")]
@@ -52,23 +55,38 @@ def _train(config: TrainConfig, show: Show) -> None:
     if (config.out / ADAPTER).exists():
         raise ValueError(f"--out: {config.out} holds an adapter already; choose another folder")
     from transformers import PrinterCallback
+    from transformers.trainer_utils import get_last_checkpoint
 
+    from procon.direction import RefusalDirections
     from procon.hf_checkpoint import load, read_prompts, read_samples
     from procon.hf_directions import refusal_directions
     from procon.hf_drift import drift_report
+    from procon.record import check_record, write_record
 
+    checkpoint = get_last_checkpoint(str(config.out))  # type: ignore[no-untyped-call]
+    if config.resume and checkpoint is None:
+        raise ValueError(f"--resume: there is no checkpoint in {config.out}; train anew")
+    if checkpoint is not None and not config.resume:
+        raise ValueError(f"--out: {config.out} holds a run that was stopped; add --resume or choose another folder")
     harmful, harmless = (read_prompts(file) for file in config.probe)
     samples = read_samples(config.data, "--data")
     safety = read_samples(config.safety_data, "--safety-data") if config.safety_data else None
     model, tokenizer = load(config.model, device=config.device, dtype=config.dtype)
+    record = _record(config, model, data=samples, safety_data=safety, probe=[harmful, harmless])
     show("refusal directions", 0, 2)
     probe: dict[str, Any] = {"harmful": harmful, "harmless": harmless, "batch_size": config.probe_batch_size}
-    directions = refusal_directions(model, tokenizer, model_name=config.model, **probe)
-    directions.save(config.out / "directions.safetensors")
+    if config.resume:
+        check_record(config.out, record, "--resume")
+        directions = RefusalDirections.load(config.out / DIRECTIONS)
+    else:
+        directions = refusal_directions(model, tokenizer, model_name=config.model, **probe)
     show("refusal directions", 1, 2)
     trainer = _trainer(config, model, tokenizer, directions, samples, safety, show)
     trainer.remove_callback(PrinterCallback)  # prints a dictionary at every step; log.json has them all
-    trainer.train(resume_from_checkpoint=config.resume or None)
+    if not config.resume:  # only now, because all of the above may refuse
+        directions.save(config.out / DIRECTIONS)
+        write_record(config.out, record)
+    trainer.train(resume_from_checkpoint=checkpoint)
     report = drift_report(before=directions, after=trainer.model, tokenizer=tokenizer, **probe)
     show("refusal directions", 2, 2)
     trainer.save_model(str(config.out / ADAPTER))
@@ -76,6 +94,16 @@ def _train(config: TrainConfig, show: Show) -> None:
     write_atomic(config.out / "log.json", json.dumps(trainer.state.log_history, indent=1) + "\n")
     _told(report, config.out)
     print(f"saved: {config.out / ADAPTER} (loads with peft), {config.out / 'log.json'}")
+
+
+def _record(config: TrainConfig, model: Any, **contents: Any) -> dict[str, Any]:
+    """What a run of any variant must share with the one it continues; files and the model by what they hold."""
+    from aisec_common.torch.model_hash import model_hash
+
+    settings = {name: value for name, value in asdict(config).items() if name not in UNRECORDED}
+    hashes = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in contents.items()}
+    record: dict[str, Any] = json.loads(json.dumps({**settings, **hashes, "model": model_hash(model)}))  # no tuples
+    return record
 
 
 def _trainer(
@@ -108,13 +136,13 @@ def _trainer(
     on_cpu = model.device.type == "cpu"
     data, more = Dataset.from_list(samples), {}
     kind: Any = SFTTrainer
-    if config.variant in ALPHA:
+    if config.variant in PROCON:
         chosen = directions.random(config.seed) if config.variant == "random" else directions
-        kind, more = ProConTrainer, {"directions": chosen, "procon": _procon(config)}
+        kind, more = ProConTrainer, {"directions": chosen, "procon": config.procon()}
         if config.variant == "random" and config.normalize:
             more["scale_directions"] = directions  # its own, smaller spread would make the control stricter
     elif config.variant == "kl":
-        kind, more = KLTrainer, {"beta": KL_WEIGHT if config.alpha is None else config.alpha}
+        kind, more = KLTrainer, {"beta": config.alpha}
     if safety is not None:
         data = mixed(data, Dataset.from_list(safety), seed=config.seed)
     return kind(
@@ -145,21 +173,6 @@ def _trainer(
     )
 
 
-def _procon(config: TrainConfig) -> Any:
-    from procon.config import ProConConfig
-
-    warmup = WARMUP_EPOCHS / (2 if config.variant in SAFE else 1)
-    return ProConConfig(
-        alpha=ALPHA[config.variant] if config.alpha is None else config.alpha,
-        schedule="warmup" if config.variant in WARMED else "constant",
-        warmup_epochs=warmup if config.warmup_epochs is None else config.warmup_epochs,
-        normalize=config.normalize,
-        tokens=config.tokens,
-        layers=config.layers,
-        reference=config.reference,
-    )
-
-
 def _drift(config: DriftConfig, show: Show) -> None:
     from procon.drift import DriftReport
     from procon.hf_checkpoint import load, read_prompts
@@ -168,10 +181,11 @@ def _drift(config: DriftConfig, show: Show) -> None:
     harmful, harmless = (read_prompts(file) for file in config.probe)
     found: list[RefusalDirections] = []
     model: Any
-    adapter = (Path(config.after) / "adapter_config.json").is_file()
-    for done, name in enumerate((config.before, config.after)):
+    folders = (Path(config.after), Path(config.after, ADAPTER))
+    adapter = next((folder for folder in folders if (folder / "adapter_config.json").is_file()), None)
+    for done, name in enumerate((config.before, str(adapter or config.after))):
         show("models", done, 2)
-        if done == 0 or not adapter:
+        if done == 0 or adapter is None:
             model, tokenizer = load(name, device=config.device, dtype=config.dtype)
         else:
             from peft import PeftModel

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
+from procon.config import CacheDtype, ConstrainedTokens, Norm, ProConConfig, Reduction, ReferenceName
+
 Variant = Literal["s", "wu", "s_safe", "wu_safe", "sft", "sft_safe", "sppft", "kl", "random"]
+PROCON = ("s", "wu", "s_safe", "wu_safe", "random")
 WARMED = ("wu", "wu_safe", "random")
 SAFE = ("s_safe", "wu_safe", "sft_safe")
-ALPHA = {"s": 0.1, "s_safe": 0.1, "wu": 1.0, "wu_safe": 1.0, "random": 1.0}  # the paper's
+ALPHA = {"s": 0.1, "s_safe": 0.1, "wu": 1.0, "wu_safe": 1.0, "random": 1.0, "kl": 0.1}  # the paper's; kl: ours
 WARMUP_EPOCHS = 4.0  # the paper's for Llama-2-7B and Llama-3-8B; half of it with safety data
+ACTS_IN = {
+    **{field.name: PROCON for field in fields(ProConConfig) if field.name != "schedule"},  # the variant names that
+    "alpha": tuple(ALPHA),
+    "warmup_epochs": WARMED,
+    "safety_data": SAFE,
+}
+"""Variants in which a setting has an effect; the others act in all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +61,21 @@ class TrainConfig(_Probed):
     """Weight of the projection term, or of the divergence (kl). Left out: the paper's 0.1 (s), 1 (wu); 0.1 (kl)."""
     warmup_epochs: float | None = None
     """Added epochs with the term (wu). Left out: 4, or 2 with safety data."""
+    norm: Norm = "abs"
+    """Of the moved projections: the paper's equation (abs), its figure 1 (l2_tokens), or their square."""
+    reduction: Reduction = "mean"
+    """Over tokens and blocks: mean, tokens alone (layer_sum), or samples alone, as the paper prints it. Alpha does not
+    carry over between norms and reductions."""
     normalize: bool = False
     """Divide by the spread of the projections, so that alpha means the same for every model."""
-    tokens: Literal["response", "prompt_last", "both"] = "response"
+    tokens: ConstrainedTokens = "response"
     """Where projections are held."""
     layers: Literal["all"] | tuple[int, ...] = "all"
     """Blocks whose outputs are held, from 0; negative ones count from the last."""
-    reference: Literal["adapter_off", "cache", "model"] = "cache"
+    reference: ReferenceName = "cache"
     """Where reference projections come from; cache is fastest and takes disk space in `out`."""
+    cache_dtype: CacheDtype = "float32"
+    """Of the cache; float16 takes half of the space and rounds projections to three digits."""
     epochs: float = 10.0
     """Standard epochs; a warm-up comes on top."""
     batch_size: int = 8
@@ -76,20 +93,39 @@ class TrainConfig(_Probed):
     seed: int = 0
     """Of adapters, data order and random directions."""
     resume: bool = False
-    """Continue from the last checkpoint in `out`."""
+    """Continue from the last checkpoint in `out`, with the settings, data and model that it was begun with."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.variant in SAFE and self.safety_data is None:
             raise ValueError(f"safety_data is missing: --variant {self.variant} needs --safety-data FILE")
-        if self.variant not in SAFE and self.safety_data is not None:
-            raise ValueError(f"safety_data has no effect with --variant {self.variant}; take a *_safe variant")
+        for field in fields(self):
+            variants = ACTS_IN.get(field.name)
+            if variants and self.variant not in variants and getattr(self, field.name) != field.default:
+                raise ValueError(
+                    f"{field.name} has no effect with --variant {self.variant}; leave it out or take "
+                    f"{', '.join(variants)}"
+                )
+        if self.reference != "cache" and self.cache_dtype != "float32":
+            raise ValueError(f"cache_dtype has no effect with --reference {self.reference}; leave it out or take cache")
         for name in ("batch_size", "accumulate", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("epochs", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.alpha is None:
+            object.__setattr__(self, "alpha", ALPHA.get(self.variant))
+        if self.warmup_epochs is None and self.variant in WARMED:
+            object.__setattr__(self, "warmup_epochs", WARMUP_EPOCHS / (2 if self.variant in SAFE else 1))
+        if self.variant in PROCON:
+            self.procon()  # what it refuses is refused before anything is loaded
+
+    def procon(self) -> ProConConfig:
+        """The settings of the projection term, for a variant that has one."""
+        given = {field.name: getattr(self, field.name, None) for field in fields(ProConConfig)}
+        given["schedule"] = "warmup" if self.variant in WARMED else "constant"
+        return ProConConfig(**{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +135,7 @@ class DriftConfig(_Probed):
     before: Annotated[str, tyro.conf.Positional]
     """The model as it was: a checkpoint name, a folder, or a hub's org/name."""
     after: Annotated[str, tyro.conf.Positional]
-    """The tuned model, or the folder of an adapter for `before`."""
+    """The tuned model, the folder of an adapter for `before`, or the one that `procon train` wrote."""
 
 
 @dataclass(frozen=True, kw_only=True)

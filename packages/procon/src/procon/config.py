@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from procon.projection import Norm, Reduction
-
+Norm = Literal["abs", "l2_tokens", "squared"]
+Reduction = Literal["mean", "layer_sum", "paper_sum"]
 ScheduleName = Literal["constant", "warmup"]
 ReferenceName = Literal["adapter_off", "cache", "model"]
 CacheDtype = Literal["float32", "float16"]

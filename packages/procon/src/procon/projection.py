@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-Norm = Literal["abs", "l2_tokens", "squared"]
-Reduction = Literal["mean", "layer_sum", "paper_sum"]
+from procon.config import Norm, Reduction
 
 
 def project(hidden: Tensor, direction: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_atomic(folder / RECORD, json.dumps(record, indent=1) + "\n")
 
 
-def check_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint that was not made with `record`.
+def check_record(folder: Path, record: Mapping[str, Any], argument: str) -> None:
+    """Refuses to continue, as `argument` asks for, what in `folder` was not made with `record`.
 
     Raises:
         ValueError: in one line, naming what differs.
@@ -35,6 +35,6 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> None:
     try:
         found = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
-        raise ValueError(f"resume_from_checkpoint: {folder} is no checkpoint of ProConTrainer; train anew") from None
+        raise ValueError(f"{argument}: {folder} has no {RECORD} that says what it was made with; train anew") from None
     if other := [name for name, value in record.items() if name not in found or found[name] != value]:
-        raise ValueError(f"resume_from_checkpoint: {folder} was made with another {', '.join(other)}; train anew")
+        raise ValueError(f"{argument}: {folder} was made with another {', '.join(other)}; train anew")

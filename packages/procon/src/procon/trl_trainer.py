@@ -306,7 +306,7 @@ class ProConTrainer(SFTTrainer):
             folder = get_last_checkpoint(self.args.output_dir)  # type: ignore[no-untyped-call]
         if folder is None:
             raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {self.args.output_dir}; train anew")
-        check_record(Path(folder), self._record())
+        check_record(Path(folder), self._record(), "resume_from_checkpoint")
 
     # ---------------------------------------------------------------- construction
 
