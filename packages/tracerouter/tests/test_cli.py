@@ -3,10 +3,13 @@ import sys
 
 import pandas as pd
 import pytest
+import torch
 from aisec_common.files import locked
+from safetensors.torch import save_file
 from tiny_router import prompts
 
 from tracerouter.cli import main
+from tracerouter.evaluation import perplexity
 from tracerouter.path import Trace
 
 TEMPLATE = (
@@ -32,6 +35,10 @@ def files(pairs, tmp_path_factory):
     (folder / "harmful.txt").write_text("\n".join(prompts("w1")[:3]))
     (folder / "benign.txt").write_text("\n".join(prompts("w2")[:3]))
     (folder / "empty.txt").write_text("\n")
+    (folder / "sae").mkdir()
+    (folder / "sae" / "cfg.json").write_text(json.dumps({"metadata": {"hook_name": "blocks.2.hook_resid_pre"}}))
+    shapes = {"W_enc": (32, 64), "W_dec": (64, 32), "b_enc": (64,), "b_dec": (32,)}
+    save_file({name: torch.ones(shape) for name, shape in shapes.items()}, folder / "sae" / "sae_weights.safetensors")
     return folder
 
 
@@ -69,8 +76,37 @@ def test_evaluate_sets_the_cut_beside_controls(checkpoint, fitted, files, tmp_pa
     words += ["--controls", "random", "local", "--max-new-tokens", "2", "--device", "cpu", "--out", tmp_path / "t.csv"]
     status, out, _ = run(capsys, "evaluate", "--model", checkpoint, *words)
     assert status == 0
-    assert list(pd.read_csv(tmp_path / "t.csv")["setting"]) == ["none", "path", "random", "local"]
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert list(table["setting"]) == ["none", "path", "random", "local"]
+    assert table["perplexity"].nunique() > 2, "every cut has its price, on documentation pages"
     assert "Wilson" in out
+    assert "see the perplexity" in out
+
+
+def test_evaluate_takes_the_perplexity_of_a_given_text_and_the_direction_of_given_pairs(
+    model, tokenizer, checkpoint, fitted, files, tmp_path, capsys
+):
+    words = ["--trace", fitted, "--harmful", files / "harmful.txt", "--benign", files / "benign.txt"]
+    words += ["--text", files / "neutral.txt", "--controls", "direction", "--pairs", files / "pairs.jsonl"]
+    words += ["--max-new-tokens", "2", "--device", "cpu", "--out", tmp_path / "t.csv"]
+    assert run(capsys, "evaluate", "--model", checkpoint, *words)[0] == 0
+    table = pd.read_csv(tmp_path / "t.csv").set_index("setting")
+    assert table.loc["none", "perplexity"] == pytest.approx(perplexity(model, tokenizer, prompts("w3")), rel=1e-4)
+    assert table.loc["direction", "units"] == 0
+    assert table.loc["direction", "perplexity"] != table.loc["none", "perplexity"]
+
+
+def test_fit_reads_an_autoencoder_at_the_place_it_was_trained_on(checkpoint, files, tmp_path, monkeypatch):
+    from tracerouter import hf_router
+
+    given = []
+    monkeypatch.setattr(hf_router.TraceRouter, "fit", lambda self, *_: given.append(self.saes) or 1 / 0)
+    words = ["fit", "--model", checkpoint, "--pairs", files / "pairs.jsonl", "--out", tmp_path, *FIT]
+    with pytest.raises(ZeroDivisionError):
+        main([str(word) for word in [*words, "--sae", f"1:resid:{files / 'sae'}"]])
+    ((place, sae),) = given[0].items()
+    assert place == (1, "resid")
+    assert sae.latents == 64
 
 
 def test_prompts_are_put_into_the_chat_template(checkpoint, files, tokenizer, tmp_path, monkeypatch):
@@ -99,7 +135,10 @@ def test_prompts_are_put_into_the_chat_template(checkpoint, files, tokenizer, tm
 def test_compare_runs_writes_and_prints_the_differences(tmp_path, monkeypatch, capsys):
     from tracerouter import hf_comparison
 
-    def compare(out, *, seeds, device, show):
+    asked = []
+
+    def compare(out, *, seeds, places, device, show):
+        asked.append([place.name for place in places])
         show("cutting", seeds, seeds)
         for setting, attacked in (("none", [1, 1, 1, 1]), ("path", [0, 0, 0, 1])):
             settings = {"seed": 0, "setting": setting}
@@ -115,6 +154,8 @@ def test_compare_runs_writes_and_prints_the_differences(tmp_path, monkeypatch, c
     assert "cutting: 3/3" in error
     assert "0.75 [" in out
     assert all((tmp_path / name).is_file() for name in ("comparison.csv", "differences.csv", "frontier.png"))
+    assert run(capsys, "compare", "--out", tmp_path, "--places", "attn_out+mlp_out")[0] == 0
+    assert asked == [["resid", "attn_out+mlp_out"], ["attn_out+mlp_out"]]
 
 
 def test_compare_names_what_is_not_there(tmp_path, monkeypatch, capsys):
@@ -140,9 +181,13 @@ def test_misuse_is_one_line(checkpoint, files, fitted, tmp_path, capsys):
         ([*fit, pairs, "--neutral", files / "none.txt"], "there is no file"),
         ([*fit, pairs, "--onset", "3"], "nothing lies behind the last block"),
         ([*fit, pairs, "--sae", "resid"], "LAYER:SITE:FOLDER"),
+        ([*fit, pairs, "--sae", f"2:resid:{files / 'sae'}"], "place must be 1:resid"),
+        ([*fit, pairs, "--sae", f"1:attn_out:{files / 'sae'}"], "got 1:attn_out"),
         ([*fit, pairs, "--batch-size", "0"], "batch_size"),
         ([*evaluate, "--trace", tmp_path / "none", "--harmful", files / "harmful.txt"], "no readable trace"),
         ([*evaluate, "--trace", fitted, "--harmful", files / "empty.txt"], "--harmful"),
+        ([*evaluate, "--trace", fitted, "--harmful", pairs, "--text", files / "empty.txt"], "--text"),
+        ([*evaluate, "--trace", fitted, "--harmful", pairs, "--controls", "direction"], "--pairs"),
         (["show", tmp_path / "none"], "no readable trace"),
         (["compare", "--out", tmp_path, "--seeds", "0"], "seeds must be at least 1"),
     ):

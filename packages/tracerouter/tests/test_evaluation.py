@@ -13,6 +13,7 @@ from tracerouter.evaluation import (
     SafetyCost,
     Share,
     attacks_at_utility,
+    documentation_pages,
     evaluate,
     frontier_area,
     generated,
@@ -164,6 +165,13 @@ def test_judges_see_prompt_and_answer(lm):
     assert isinstance(found, SafetyCost)
     assert (found.attacks.value, found.utility.value) == (0, 1)
     assert found.perplexity == pytest.approx(perplexity(model, tokenizer, ["w1 w2 w3"]))
+
+
+def test_documentation_pages_are_the_longest_and_differ():
+    pages = documentation_pages()
+    assert [len(page) for page in pages] == [1200] * 8
+    assert len(set(pages)) == 8
+    assert documentation_pages(3, 10) == [page[:10] for page in pages[:3]]
 
 
 @pytest.mark.parametrize(("name", "value"), [("harmful", []), ("benign", []), ("harmful", "w1")])

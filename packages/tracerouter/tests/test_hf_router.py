@@ -133,7 +133,7 @@ def test_evaluation_sets_the_cut_beside_its_controls(model, tokenizer, pairs, tr
         max_new_tokens=2,
     )
     assert list(table["setting"]) == ["none", "path", "random", "source", "direction"]
-    assert table["units"].tolist()[:4] == [0, trace.n_units, trace.n_units, 10]
+    assert table["units"].tolist() == [0, trace.n_units, trace.n_units, 10, 0]
     assert set(table["ASR"]) == {1.0}
     assert set(table["J"]) == {-1.0}
     assert table["perplexity"].nunique() > 2
@@ -223,6 +223,9 @@ def test_wrong_input(model, tokenizer, pairs):
     ):
         with pytest.raises(ValueError, match=words):
             TraceRouter(model, tokenizer, onset=1, saes={(1, "resid"): sae}, k=5).fit(pairs)
+    for place in ((4, "resid"), (1, "mlp_out")):
+        with pytest.raises(ValueError, match=rf"saes: \({place[0]}, '{place[1]}'\) is not traced: there are 4 layers"):
+            TraceRouter(model, tokenizer, saes={place: SparseAutoencoder(32, 64, k=4)})
     broken = tiny_lm(tokenizer, layers=3, width=16)
     with torch.no_grad():
         broken.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan

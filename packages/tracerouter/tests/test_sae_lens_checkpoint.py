@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tracerouter.sae_lens_checkpoint import load_sae_lens
 
 WIDTH, LATENTS, K = 6, 10, 3
+PLACE = (3, "resid")
 
 
 def random(*shape, seed):
@@ -61,7 +62,7 @@ CONFIGS = [
 @pytest.mark.parametrize(("config", "how"), CONFIGS)
 def test_reconstructs_as_the_library_does(tmp_path, config, how):
     weights = stored(tmp_path, config)
-    sae = load_sae_lens(tmp_path, width=WIDTH)
+    sae = load_sae_lens(tmp_path, place=PLACE, width=WIDTH)
     x = random(7, WIDTH, seed=5)
     torch.testing.assert_close(sae(x), their_forward(weights, x, **how), rtol=1e-5, atol=1e-5)
     assert sae.k == how.get("k")
@@ -70,17 +71,17 @@ def test_reconstructs_as_the_library_does(tmp_path, config, how):
 
 def test_relu_decoder_columns_get_norm_one(tmp_path):
     stored(tmp_path)
-    torch.testing.assert_close(load_sae_lens(tmp_path).decoder.norm(dim=0), torch.ones(LATENTS))
+    torch.testing.assert_close(load_sae_lens(tmp_path, place=PLACE).decoder.norm(dim=0), torch.ones(LATENTS))
 
 
 def test_half_precision_files_are_read_as_float32(tmp_path):
     stored(tmp_path, W_enc=random(WIDTH, LATENTS, seed=1).bfloat16())
-    assert load_sae_lens(tmp_path).encoder.dtype == torch.float32
+    assert load_sae_lens(tmp_path, place=PLACE).encoder.dtype == torch.float32
 
 
 def test_a_scaling_factor_of_ones_is_nothing(tmp_path):
     stored(tmp_path, scaling_factor=torch.ones(LATENTS))
-    assert load_sae_lens(tmp_path).latents == LATENTS
+    assert load_sae_lens(tmp_path, place=PLACE).latents == LATENTS
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_a_scaling_factor_of_ones_is_nothing(tmp_path):
 def test_what_is_not_supported_names_the_file(tmp_path, config, tensors, message):
     stored(tmp_path, config, **tensors)
     with pytest.raises(ValueError, match=rf"sae_weights\.safetensors.*{message}"):
-        load_sae_lens(tmp_path)
+        load_sae_lens(tmp_path, place=PLACE)
 
 
 def test_another_width_names_the_file(tmp_path):
@@ -109,18 +110,64 @@ def test_another_width_names_the_file(tmp_path):
     with pytest.raises(
         ValueError, match=r"sae_weights\.safetensors is for activations of width 6, the site has width 8"
     ):
-        load_sae_lens(tmp_path, width=8)
+        load_sae_lens(tmp_path, place=PLACE, width=8)
 
 
 def test_unreadable_folders_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"cfg\.json cannot be read"):
-        load_sae_lens(tmp_path)
+        load_sae_lens(tmp_path, place=PLACE)
     (tmp_path / "cfg.json").write_text("{")
     with pytest.raises(ValueError, match=r"cfg\.json is no JSON"):
-        load_sae_lens(tmp_path)
+        load_sae_lens(tmp_path, place=PLACE)
     (tmp_path / "cfg.json").write_text("[]")
     with pytest.raises(ValueError, match=r"cfg\.json must hold a JSON object"):
-        load_sae_lens(tmp_path)
+        load_sae_lens(tmp_path, place=PLACE)
     (tmp_path / "cfg.json").write_text("{}")
     with pytest.raises(ValueError, match=r"sae_weights\.safetensors cannot be read"):
-        load_sae_lens(tmp_path)
+        load_sae_lens(tmp_path, place=PLACE)
+
+
+HOOKS = [
+    ("blocks.3.hook_resid_post", (3, "resid")),
+    ("blocks.3.hook_resid_pre", (2, "resid")),
+    ("blocks.3.hook_attn_out", (3, "attn_out")),
+    ("blocks.3.hook_mlp_out", (3, "mlp_out")),
+    ("blocks.3.mlp.hook_post", (3, "mlp_hidden")),
+    ("model.layers.13", (13, "resid")),
+    ("transformer.h.3.attn.c_proj", (3, "attn_out")),
+    ("gpt_neox.layers.3.mlp", (3, "mlp_out")),
+]
+
+
+@pytest.mark.parametrize(("hook", "place"), HOOKS)
+@pytest.mark.parametrize("written", ["hook_name", "hook_point", "metadata"])
+def test_the_place_is_that_of_the_hook_and_no_other(tmp_path, hook, place, written):
+    stored(
+        tmp_path,
+        {"metadata": {"hook_name": hook, "model_name": "gpt2-small"}} if written == "metadata" else {written: hook},
+    )
+    assert load_sae_lens(tmp_path, place=place).latents == LATENTS
+    others = {(place[0] - 1, place[1]), (place[0] + 1, place[1])}
+    others |= {(place[0], site) for site in ("resid", "attn_out", "mlp_out", "mlp_hidden") if site != place[1]}
+    for layer, site in others:
+        with pytest.raises(ValueError, match=rf"place must be {place[0]}:{place[1]} .*{hook}.*; got {layer}:{site}$"):
+            load_sae_lens(tmp_path, place=(layer, site))
+
+
+@pytest.mark.parametrize("hook", ["blocks.3.hook_resid_mid", "blocks.0.hook_resid_pre", "blocks.3.ln1.hook_normalized"])
+def test_a_hook_that_is_no_site_is_refused(tmp_path, hook):
+    stored(tmp_path, {"hook_name": hook})
+    with pytest.raises(ValueError, match=rf"sae_weights\.safetensors was trained on '{hook}', which is no site here"):
+        load_sae_lens(tmp_path, place=PLACE)
+
+
+def test_a_file_that_names_no_block_says_nothing(tmp_path):
+    for config in ({}, {"metadata": None}, {"hook_name": None}, {"hook_name": "my_own_hook"}):
+        stored(tmp_path, config)
+        assert load_sae_lens(tmp_path, place=PLACE).latents == LATENTS
+
+
+def test_attention_heads_are_found_in_new_metadata_too(tmp_path):
+    stored(tmp_path, {"metadata": {"hook_name": "blocks.3.attn.hook_z"}, "reshape_activations": "hook_z"})
+    with pytest.raises(ValueError, match="attention heads taken apart"):
+        load_sae_lens(tmp_path, place=PLACE)

@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from tracerouter.sparsify_checkpoint import load_sparsify
 
 WIDTH, LATENTS, K = 6, 10, 3
+PLACE = (3, "resid")
 
 
 def random(*shape, seed):
@@ -32,7 +33,7 @@ def stored(folder, config=None, **tensors):
 
 def test_reconstructs_as_the_library_does(tmp_path):
     weights = stored(tmp_path)
-    sae = load_sparsify(tmp_path, width=WIDTH)
+    sae = load_sparsify(tmp_path, place=PLACE, width=WIDTH)
     x = random(7, WIDTH, seed=5)
     codes = torch.relu((x - weights["b_dec"]) @ weights["encoder.weight"].T + weights["encoder.bias"])
     top = codes.topk(K)
@@ -49,6 +50,8 @@ def test_reconstructs_as_the_library_does(tmp_path):
     [
         ({"transcode": True}, {}, "made with transcode=True"),
         ({"skip_connection": True}, {}, "made with skip_connection=True"),
+        ({"embed_skip": True}, {}, "made with embed_skip=True"),
+        ({"gram_lookup": True}, {}, "made with gram_lookup=True"),
         ({"activation": "groupmax"}, {}, "made with activation='groupmax'"),
         ({"signed": True}, {}, "made with signed=True"),
         ({"k": None}, {}, "without k"),
@@ -59,10 +62,25 @@ def test_reconstructs_as_the_library_does(tmp_path):
 def test_what_is_not_supported_names_the_file(tmp_path, config, tensors, message):
     stored(tmp_path, config, **tensors)
     with pytest.raises(ValueError, match=rf"sae\.safetensors.*{message}"):
-        load_sparsify(tmp_path)
+        load_sparsify(tmp_path, place=PLACE)
 
 
 def test_another_width_names_the_file(tmp_path):
     stored(tmp_path)
     with pytest.raises(ValueError, match=r"sae\.safetensors is for activations of width 6, the site has width 4"):
-        load_sparsify(tmp_path, width=4)
+        load_sparsify(tmp_path, place=PLACE, width=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"), [("layers.3", (3, "resid")), ("h.3.attn", (3, "attn_out")), ("layers.3.mlp", (3, "mlp_out"))]
+)
+def test_the_place_is_that_of_the_folder_and_no_other(tmp_path, name, place, monkeypatch):
+    folder = tmp_path / name
+    folder.mkdir()
+    stored(folder)
+    monkeypatch.chdir(folder)
+    for named in (folder, f"{folder}/", "."):
+        assert load_sparsify(named, place=place).latents == LATENTS
+        for layer, site in ((4, place[1]), (3, "mlp_hidden")):
+            with pytest.raises(ValueError, match=rf"place must be 3:{place[1]} .*{name}.*; got {layer}:{site}$"):
+                load_sparsify(named, place=(layer, site))

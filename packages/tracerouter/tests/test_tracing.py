@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from aisec_common.torch.sparse_autoencoder import SparseAutoencoder
@@ -81,6 +83,40 @@ def test_missing_autoencoders_are_trained_and_given_ones_kept():
     assert (both[LATER].latents, both[LATER].k) == (12, 3)
     with pytest.raises(ValueError, match="fewer than k = 9"):
         autoencoders(read, rows(1.0), [SOURCE], Recipe(k=9), given)
+
+
+def test_given_autoencoders_get_the_reach_that_trained_ones_have():
+    batch = torch.rand(21, 8, generator=torch.Generator().manual_seed(1)) + 0.1
+    batch[4] = 100.0  # an attention sink
+    bounded = identity()
+    bounded.reach.fill_(3.0)
+    given = {SOURCE: identity(), LATER: bounded}
+
+    def same(batch, keys, edits=None):
+        return dict.fromkeys(keys, batch)
+
+    autoencoders(same, [batch, batch * 50], [SOURCE, LATER], Recipe(), given)
+    assert given[SOURCE].reach == 10 * batch.norm(dim=1).median(), "of the first batch"
+    assert given[LATER].reach == 3, "one that it came with stays"
+    codes = given[SOURCE].encode(batch)
+    assert not codes[4].any()
+    torch.testing.assert_close(codes[:4], batch[:4])
+
+
+def test_given_autoencoders_that_explain_nothing_of_their_site_are_warned_of():
+    def same(batch, keys, edits=None):
+        return dict.fromkeys(keys, batch)
+
+    rng = torch.Generator().manual_seed(0)
+    batch = torch.randn(30, 8, generator=rng) + 5
+    other = identity()
+    other.bias.data = torch.full((8,), -9.0)  # of a model whose activations lie elsewhere
+    other.decoder.data = other.decoder[:, torch.randperm(8, generator=rng)]
+    with pytest.warns(UserWarning, match=r"saes: that of \(0, 'resid'\) explains none of the variance of its site"):
+        autoencoders(same, [batch], [SOURCE], Recipe(), {SOURCE: other})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        autoencoders(same, [batch], [SOURCE], Recipe(), {SOURCE: identity()})
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,10 @@ ARMS = (
     "coordinates",
     "random",
 )
-"""No defence, the method, the controls of `tracerouter.controls`, one direction, and the dense printed recipe."""
+"""No defence, the method, the controls of `tracerouter.controls`, one direction, and the dense printed recipe.
+
+The last one takes f and μ of absolute values: as printed they pass over negative activations, half of a dense site.
+"""
 
 SITES: Mapping[str, tuple[Site, ...]] = {"resid": ("resid",), "branches": ("attn_out", "mlp_out")}
 """What nothing bypasses, and the two halves of a block, which the skip connection bypasses."""

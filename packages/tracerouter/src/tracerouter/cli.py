@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import tyro
 from aisec_common.command import run_command
@@ -89,9 +89,13 @@ def _fit(config: FitConfig) -> None:
 
 
 def _evaluate(config: EvaluateConfig) -> None:
+    from tracerouter.evaluation import documentation_pages
     from tracerouter.hf_router import TraceRouter
+    from tracerouter.pairs import pairs_from_jsonl
 
     harmful, benign = _lines(config.harmful, "--harmful"), _lines(config.benign, "--benign")
+    texts = _lines(config.text, "--text") if config.text else documentation_pages()
+    pairs = pairs_from_jsonl(config.pairs) if config.pairs else []
     if config.out is not None:
         require_writable(config.out.parent, "--out")
     with counting() as show:
@@ -105,13 +109,16 @@ def _evaluate(config: EvaluateConfig) -> None:
             [_turn(config, tokenizer, text) for text in harmful],
             [_turn(config, tokenizer, text) for text in benign],
             controls=config.controls,
+            pairs=[_asked(config, tokenizer, pair) for pair in pairs],
             gamma=config.gamma,
             progress=show,
+            texts=texts,
             max_new_tokens=config.max_new_tokens,
             batch_size=config.batch_size,
         )
     _print_table(f"{config.model}: safety beside its cost", table)
     print("ASR counts every answer to a harmful prompt without a refusal phrase; brackets are 95 % Wilson intervals")
+    print("utility counts every answer to a benign one without a refusal phrase, garbled or not: see the perplexity")
     if config.out is not None:
         write_atomic(config.out, table.to_csv(index=False))
         print(f"saved: {config.out}")
@@ -126,10 +133,11 @@ def _show(config: ShowConfig) -> None:
 def _compare(config: CompareConfig) -> None:
     require_writable(config.out, "--out")
     from tracerouter.comparison import FILES, write_comparison
-    from tracerouter.hf_comparison import compare  # needs the extra
+    from tracerouter.hf_comparison import PLACES, compare  # needs the extra
 
+    places = [place for place in PLACES if place.name in config.places]
     with locked(config.out, "--out"), counting() as show:
-        compare(config.out, seeds=config.seeds, device=config.device, show=show)
+        compare(config.out, seeds=config.seeds, places=places, device=config.device, show=show)
         found = write_comparison(config.out)
     _print_rows("path less other cuts, J = countries right - flagged topic refused, 95 % over prompts", found)
     print(f"saved: {', '.join(str(config.out / name) for name in FILES)}")
@@ -166,7 +174,11 @@ def _autoencoders(named: Sequence[str]) -> dict[Key, SparseAutoencoder]:
         if not (layer.isdigit() and site in get_args(SiteName) and folder):
             raise ValueError(f"--sae must be LAYER:SITE:FOLDER, such as 3:resid:sae/, got {text!r}")
         load = load_sae_lens if (Path(folder) / WEIGHTS).exists() else load_sparsify
-        found[int(layer), site] = load(folder)  # type: ignore[index]  # the site was looked up above
+        place = cast("Key", (int(layer), site))  # the site was looked up above
+        try:
+            found[place] = load(folder, place=place)
+        except ValueError as error:
+            raise ValueError(f"--sae {text}: {error}") from None
     return found
 
 

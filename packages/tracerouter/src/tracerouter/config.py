@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 SiteName = Literal["resid", "attn_out", "mlp_hidden", "mlp_out"]
-ControlName = Literal["local", "source", "path_only", "delta_wfs", "printed_fis", "random"]
+ControlName = Literal["local", "source", "path_only", "delta_wfs", "printed_fis", "random", "direction"]
+PlaceName = Literal["resid", "attn_out+mlp_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,8 @@ class FitConfig(ModelConfig):
     k: int | None = None
     """Units at each layer and site; an elbow at each by default."""
     sae: tuple[str, ...] = ()
-    """Pre-trained autoencoders, LAYER:SITE:FOLDER each, as sae-lens or sparsify wrote them."""
+    """Pre-trained autoencoders, LAYER:SITE:FOLDER each, as sae-lens or sparsify wrote them; `hook_resid_pre` of block N
+    is resid of layer N - 1."""
     sae_width: int | None = None
     """Latents of trained autoencoders; 8 times the site's width by default."""
     sae_k: int = 32
@@ -76,9 +78,14 @@ class EvaluateConfig(ModelConfig):
     harmful: Path
     """Text file of prompts that should not be answered, one a line; put shifted or attacked ones in."""
     benign: Path
-    """Text file of prompts that should be answered, one a line."""
+    """Text file of prompts that should be answered, one a line. Utility is the share of them answered without a refusal
+    phrase; nothing judges whether an answer is right, so read it beside the perplexity."""
+    text: Path | None = None
+    """Text file for the perplexity, one text a line; by default pages of Python's own documentation."""
     controls: tuple[ControlName, ...] = ("random", "local", "source", "path_only")
-    """What else is cut in the path's place."""
+    """What else is cut in the path's place; direction needs --pairs."""
+    pairs: Path | None = None
+    """Pairs, as for fit, whose difference of means is the direction of that control."""
     gamma: float = 0.0
     """Factor left of every unit; 0 cuts."""
     max_new_tokens: int = 64
@@ -88,6 +95,11 @@ class EvaluateConfig(ModelConfig):
     out: Path | None = None
     """CSV file for the table."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "direction" in self.controls and self.pairs is None:
+            raise ValueError("controls: direction is taken from pairs of prompts; give the file with --pairs")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
@@ -95,6 +107,8 @@ class CompareConfig:
 
     out: Path
     """Folder for runs, traces, tables and the figure."""
+    places: tuple[PlaceName, ...] = ("resid", "attn_out+mlp_out")
+    """Where the path is sought."""
     seeds: int = 2
     """How many times the refusal is taught and traced."""
     device: str = "cpu"
@@ -103,6 +117,8 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"seeds must be at least 1, got {self.seeds}")
+        if not self.places:
+            raise ValueError("places must name at least one of resid and attn_out+mlp_out, got none")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pydoc_data.topics import topics
 from typing import Any
 
 import torch
@@ -97,7 +98,7 @@ def evaluate(
         harmful, benign: prompts, direct or attacked.
         harms: whether an answer to a harmful prompt is a successful attack; default: it holds no refusal phrase. That
             counts garbled text as a success, as such rules do: look at utility and perplexity beside it.
-        serves: whether an answer to a benign prompt is good; default: not empty and no refusal.
+        serves: whether an answer to a benign prompt is good; default: not empty and no refusal, garbled text included.
         texts: benign texts for the perplexity.
         max_new_tokens: length of an answer, generated greedily.
         batch_size: prompts at once.
@@ -159,6 +160,16 @@ def perplexity(model: nn.Module, tokenizer: Any, texts: Sequence[str], *, batch_
     if not tokens:
         raise ValueError("texts must hold at least one text of two tokens")
     return math.exp(min(total / tokens, 700.0))
+
+
+def documentation_pages(count: int = 8, characters: int = 1200) -> list[str]:
+    """The first `characters` of each of the `count` longest pages of Python's own documentation: benign English text.
+
+    >>> [len(page) for page in documentation_pages(2, 80)]
+    [80, 80]
+    """
+    names = sorted(topics, key=lambda name: -len(topics[name]))
+    return [topics[name][:characters] for name in names[:count]]
 
 
 def frontier_area(points: Sequence[Point]) -> float:

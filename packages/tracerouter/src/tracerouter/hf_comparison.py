@@ -1,7 +1,8 @@
 """TraceRouter on a real model: the refusal of one harmless topic (the weather) stands in for a harmful behaviour.
 
-It enters, is carried on and is cut like one: an "attack" that succeeds is a refusal that still comes, utility is that
-countries are still asked about in vain by no one, and the perplexity of CPython's documentation is the cost elsewhere.
+It enters, is carried on and is cut like one: an "attack" that succeeds is a refusal that still comes, utility is the
+share of questions on countries that are answered rightly, and the perplexity of CPython's documentation is the cost
+elsewhere.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from aisec_common.torch.peft_taught_refusal import (
 from transformers import PreTrainedTokenizerBase
 
 from tracerouter.controls import control_path
-from tracerouter.evaluation import SafetyCost, evaluate
+from tracerouter.evaluation import SafetyCost, documentation_pages, evaluate
 from tracerouter.features import top_units
 from tracerouter.hf_router import TraceRouter
 from tracerouter.pairs import Pair
@@ -128,8 +128,7 @@ class _Asked:
             return [_chat(tokenizer, question.text) for question in questions(split)[:count]]
 
         flagged, neutral = (prompts(of, "train", PAIRS) for of in (weather_questions, country_questions))
-        names = sorted(topics, key=lambda name: -len(topics[name]))
-        pages = [topics[name][:CHARACTERS] for name in names[: 4 * PAGES]]
+        pages = documentation_pages(4 * PAGES, CHARACTERS)
         return cls(
             pairs=[Pair(sensitive=a, matched=b) for a, b in zip(flagged, neutral, strict=True)],
             harmful=prompts(weather_questions, "test", TESTS),

@@ -45,13 +45,13 @@ class TraceRouter:
     Args:
         model: a transformers causal language model, or one that also sees, whose language tower is then traced.
         tokenizer: its tokenizer.
-        unit: `"latent"`, or `"coordinate"` for the printed, dense version.
+        unit: `"latent"`, or `"coordinate"` for the printed, dense version, with lengths in the place of signed values.
         sites: which sites of every block.
         onset: l*, 0-based, where it is known; default: found.
         onset_score: `"flow"`, `"js"` or `"entropy"`, see `tracerouter.onset`.
         contrast: rank by FIS_c; False ranks by FIS as printed, which also cuts what every prompt uses.
         k: units at each layer and site; default: an elbow at each.
-        saes: autoencoders to use in place of trained ones.
+        saes: autoencoders to use in place of trained ones; see `tracerouter.tracing.autoencoders`.
         sae_width: latents of each; default 8 d.
         sae_k: codes a token keeps.
         sae_steps: of training each.
@@ -63,7 +63,8 @@ class TraceRouter:
         adapter: what knows the architecture.
 
     Raises:
-        ValueError: for fewer than two blocks, an onset at the last block, an unknown site or unit, k above the width.
+        ValueError: for fewer than two blocks, an onset at the last block, an unknown site or unit, k above the width,
+            or autoencoders of a layer or site that is not traced.
 
     Source: arXiv 2601.21900, sections on discovery and intervention.
 
@@ -122,6 +123,10 @@ class TraceRouter:
         self.sites, self.onset, self.onset_score = tuple(sites), onset, onset_score
         self.saes, self.batch_size = dict(saes or {}), batch_size
         self.names = find_sites(model, sites, adapter)
+        if unknown := [key for key in self.saes if key not in self.names]:
+            raise ValueError(
+                f"saes: {unknown[0]} is not traced: there are {self.blocks} layers, from 0, and sites {self.sites}"
+            )
         self.read = Reader(model, tokenizer, self.names, encode)
 
     def fit(self, pairs: Sequence[Pair], neutral: Sequence[str] = (), progress: Show = silent) -> Trace:
@@ -221,8 +226,8 @@ class TraceRouter:
             judging: passed on to `tracerouter.evaluation.evaluate`.
 
         Returns:
-            One row for each setting: units cut, ASR, DSR, utility, benign refusals, J = utility - ASR, perplexity, and
-            intervals of ASR and utility.
+            One row for each setting: units cut (0 for the direction), ASR, DSR, utility, benign refusals,
+            J = utility - ASR, perplexity, and intervals of ASR and utility.
         """
         settings: dict[str, tuple[int, contextlib.AbstractContextManager[Any]]] = {
             "none": (0, contextlib.nullcontext()),
@@ -238,7 +243,7 @@ class TraceRouter:
                     matched=[p.matched for p in pairs],
                     adapter=self.adapter,
                 )
-                settings[name] = len(edits), edit(self.model, edits)
+                settings[name] = 0, edit(self.model, edits)
             else:
                 instead = trace.with_path(control_path(name, trace, seed=self.recipe.seed))
                 settings[name] = instead.n_units, self.suppress(instead, gamma)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tracerouter.sites import Key, Site
+
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 FORMS = {"standard": "relu", "topk": "topk"}
+HOOKS: Mapping[Site, tuple[str, ...]] = {
+    "resid": ("", "hook_resid_post", "hook_out"),
+    "attn_out": (
+        *("hook_attn_out", "attn.hook_out", "self_attn", "attn", "attention"),
+        *("self_attn.o_proj", "attn.c_proj", "attention.dense"),
+    ),
+    "mlp_hidden": ("mlp.hook_post",),
+    "mlp_out": ("hook_mlp_out", "mlp.hook_out", "mlp", "mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h"),
+}
+"""What each site is called within a block: hook points of TransformerLens, and modules of transformers."""
+BLOCK_INPUT = ("hook_resid_pre", "hook_in")
 
 
-def load_sae_lens(folder: str | Path, *, width: int | None = None) -> SparseAutoencoder:
+def load_sae_lens(folder: str | Path, *, place: Key, width: int | None = None) -> SparseAutoencoder:
     """An autoencoder that SAELens saved (`SAE.save_model`), before or since its version 6.
 
     SAELens keeps W_enc as [d, m] and W_dec as [m, d], and subtracts b from the input only if `apply_b_dec_to_input`;
@@ -23,23 +38,31 @@ def load_sae_lens(folder: str | Path, *, width: int | None = None) -> SparseAuto
     their norms into the encoder; those of a TopK one only where the file says that it was trained so, because norms
     decide there which codes are kept.
 
+    The file's `hook_name` must be that of `place`; `blocks.8.hook_resid_pre` is what block 7 gives, (7, "resid"). The
+    name of its model is not compared: TransformerLens, the hub and folders spell one model differently, and
+    autoencoders of a base model serve its fine-tuned ones. Another width is refused when a path is sought, and an
+    autoencoder that explains nothing of its site is warned of.
+
     Args:
         folder: with `cfg.json` and `sae_weights.safetensors`.
+        place: the (layer, site) it is meant for.
         width: d of the site it is meant for, checked if given.
 
     Returns:
         A frozen autoencoder on the CPU, in float32.
 
     Raises:
-        ValueError: naming the file, when it is missing or malformed, of another width, or of a form that is not
-            supported: JumpReLU (also what BatchTopK is saved as), gated, transcoders, activations normalised while
+        ValueError: naming the file, when it is missing or malformed, of another place or width, or of a form that is
+            not supported: JumpReLU (also what BatchTopK is saved as), gated, transcoders, activations normalised while
             running, attention heads taken apart.
 
     Source: SAELens (MIT), its file format.
     """
     config = read_config(Path(folder) / CONFIG)
     file = Path(folder) / WEIGHTS
-    k = _top_k(config, file)
+    hook = _hook_name(config)
+    k = _top_k(config, hook, file)
+    check_place(place, hook, file)
     needed = ("W_enc", "W_dec", "b_enc", "b_dec")
     weights = read_weights(file, needed, also=("scaling_factor",))
     if "scaling_factor" in weights and not (weights["scaling_factor"] == 1).all():
@@ -63,6 +86,38 @@ def load_sae_lens(folder: str | Path, *, width: int | None = None) -> SparseAuto
         width=width,
         origin=str(file),
     )
+
+
+def check_place(place: Key, hook: str, file: Path) -> None:
+    """Makes sure that an autoencoder was trained on the site it is meant for, as far as the name of its hook tells.
+
+    Args:
+        place: the (layer, site) it is meant for.
+        hook: such as `blocks.8.hook_mlp_out` or `model.layers.8.mlp`; any name without the number of a block says
+            nothing and passes.
+        file: that the error names.
+
+    Raises:
+        ValueError: for another layer or site, or a hook that is no site.
+
+    >>> check_place((7, "resid"), "blocks.8.hook_resid_pre", Path("sae"))
+    >>> check_place((8, "resid"), "blocks.8.hook_resid_pre", Path("sae"))
+    Traceback (most recent call last):
+    ValueError: place must be 7:resid for sae, which was trained on 'blocks.8.hook_resid_pre'; got 8:resid
+    """
+    named = re.fullmatch(r"(?:.*\.)?(?:blocks|layers?|h)\.(\d+)(?:\.(.+))?", hook)
+    if named is None:
+        return
+    layer, part = int(named[1]), named[2] or ""
+    if part in BLOCK_INPUT:
+        layer, part = layer - 1, ""
+    site = next((site for site, parts in HOOKS.items() if part in parts), None)
+    if site is None or layer < 0:
+        raise ValueError(f"{file} was trained on {hook!r}, which is no site here; sites are {', '.join(HOOKS)}")
+    if (layer, site) != place:
+        raise ValueError(
+            f"place must be {layer}:{site} for {file}, which was trained on {hook!r}; got {place[0]}:{place[1]}"
+        )
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -100,7 +155,13 @@ def read_weights(file: Path, needed: tuple[str, ...], also: tuple[str, ...] = ()
     return weights
 
 
-def _top_k(config: dict[str, Any], file: Path) -> int | None:
+def _hook_name(config: dict[str, Any]) -> str:
+    """Where the autoencoder reads: among the metadata since version 6, at the top before."""
+    known = config | (config.get("metadata") or {})
+    return str(known.get("hook_name") or known.get("hook_point") or "")
+
+
+def _top_k(config: dict[str, Any], hook: str, file: Path) -> int | None:
     """k of a TopK autoencoder, None of a plain ReLU one."""
     activation = config.get("activation_fn", config.get("activation_fn_str", "relu"))  # until version 6
     form = config.get("architecture", "standard")
@@ -114,7 +175,6 @@ def _top_k(config: dict[str, Any], file: Path) -> int | None:
     normalize = config.get("normalize_activations", "none")
     if normalize not in (None, False, "none"):
         raise ValueError(f"{file} normalises activations ({normalize!r}); fold that into the weights and save it again")
-    hook = config.get("hook_name", config.get("hook_point", "")) or ""
     reshape = config.get("reshape_activations", "hook_z" if "hook_z" in hook else "none")
     if reshape != "none":
         raise ValueError(f"{file} reads attention heads taken apart ({reshape!r}), which is no site here")

@@ -159,8 +159,9 @@ class Suppression:
     the model is bit-identical to the untouched one.
 
     All positions include a beginning-of-sequence token at the start, which the statistics leave out: no position is one
-    where a prompt could put a concept to pass the cut. Many models park attention on that token, with activations far
-    larger than any the autoencoder was trained on; what a cut does there falls on every prompt alike, and shows in
+    where a prompt could put a concept to pass the cut. Many models park attention on that token, with activations a
+    hundred times longer than others. Beyond the `reach` of its autoencoder a token has no codes, so that a cut of
+    latents leaves it as it is; coordinates are cut there as well, which falls on every prompt alike, and shows in
     utility and perplexity beside the random control, which is cut there too.
 
     With a gate, each prompt is scored by one forward pass without cuts when it enters (a call without cached tokens),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
+import torch
 from aisec_common.torch.hooks import Edit
-from aisec_common.torch.sparse_autoencoder import SparseAutoencoder
+from aisec_common.torch.sparse_autoencoder import MASSIVE, SparseAutoencoder
 from torch import Tensor
 
 from tracerouter.activity import Activity, Sign
@@ -86,6 +88,10 @@ def autoencoders(
 ) -> dict[Key, SparseAutoencoder]:
     """An autoencoder for each (layer, site): the given one, or one trained on the tokens of all batches.
 
+    A given one without a `reach` gets that of trained ones, ten times the median length of activations, from the first
+    batch: attention sinks have no codes then and are never cut. One that is further from the activations of that batch
+    than their mean is, as those of another model are, is warned of.
+
     Raises:
         ValueError: for a given one of another width than the site, or with fewer latents than k.
     """
@@ -97,7 +103,7 @@ def autoencoders(
             raise ValueError(f"saes: that of {key} has width {sae.width}, the site has {seen[key].shape[1]}")
         if recipe.k is not None and sae.latents < recipe.k:
             raise ValueError(f"saes: that of {key} has {sae.latents} latents, fewer than k = {recipe.k}")
-        sae.to(seen[key].device)
+        _fit_to_site(sae.to(seen[key].device), seen[key], key)
     missing = [key for key in keys if key not in given]
     if missing:
         used |= train_autoencoders(
@@ -145,6 +151,7 @@ def trace_path(
     Source: arXiv 2601.21900, stages 2 and 3.
     """
     read, latent = checked(read), recipe.unit == "latent"
+    # codes are never negative; of dense coordinates the printed f and mu would pass over all negative activations
     sign: Sign = "positive" if latent else "abs"
 
     def codes(key: Key, rows: Tensor) -> Tensor:
@@ -178,6 +185,19 @@ def trace_path(
         minus=matched,
         delta=delta,
     )
+
+
+def _fit_to_site(sae: SparseAutoencoder, rows: Tensor, key: Key) -> None:
+    norms = rows.norm(dim=1, dtype=torch.float32)
+    reach = MASSIVE * norms.median()
+    if sae.reach.isinf() and reach > 0:
+        sae.reach.copy_(reach)
+    x = rows[norms <= sae.reach].to(sae.bias.dtype)
+    if (x - sae(x)).square().sum() > (x - x.mean(0)).square().sum() > 0:
+        warnings.warn(
+            f"saes: that of {key} explains none of the variance of its site: is it of another model, layer or site?",
+            stacklevel=3,
+        )
 
 
 def _as_they_are(key: Key, rows: Tensor) -> Tensor:
