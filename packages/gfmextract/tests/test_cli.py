@@ -7,6 +7,9 @@ from linear_victims import LinearVictim, worded_graph
 
 from gfmextract.cli import load_victim, main
 from gfmextract.graph_file import save_graph
+from gfmextract.hf_text_tower import tiny_text_tower
+from gfmextract.pyg_graph_clip import GraphClip, GraphClipConfig
+from gfmextract.synthetic import World
 
 QUICK = ["--backbone", "mlp", "--layers", "1", "--hidden", "16", "--epochs", "1", "--device", "cpu"]
 
@@ -46,6 +49,49 @@ def test_a_factory_is_found_in_the_folder_and_gets_the_checkpoint(tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     assert isinstance(load_victim("my_encoder:make", "weights"), LinearVictim)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder with a tiny victim, its text tower, another tower, and a graph of its features."""
+    folder = tmp_path_factory.mktemp("saved")
+    world = World.of(0)
+    for name, tower in (("tower", world.tower), ("other", tiny_text_tower(world.words, world.latents, seed=1))):
+        tower.model.save_pretrained(folder / name)
+        tower.tokenizer.save_pretrained(folder / name)
+    config = GraphClipConfig(layers=1, width=16, heads=2)
+    GraphClip(config, features=world.tower.width, tower=world.tower).save(folder / "victim.safetensors")
+    save_graph(world.domain(0, nodes=40)[0], folder / "graph.pt")
+    return folder
+
+
+def graph_clip(folder, checkpoint, *words):
+    names = ["--checkpoint", folder / checkpoint, "--graphs", folder / "graph.pt"]
+    return ["audit", "--victim", "graphclip", *names, *QUICK, *words]
+
+
+def test_a_saved_graph_clip_is_audited(saved, tmp_path, capsys):
+    words = ["--scenarios", "graph-specific", "--defenses", "none", "--text-model", saved / "tower"]
+    status, out, _ = run(capsys, *graph_clip(saved, "victim.safetensors", "--out", tmp_path, *words))
+    assert status == 0
+    assert "GraphClip on domain 0;" in out
+    assert set(pd.read_csv(tmp_path / "scenarios.csv")["queried"]) == {"domain 0"}
+
+
+def test_what_is_no_saved_graph_clip_is_one_line(saved, tmp_path, capsys):
+    tower = ["--text-model", saved / "tower"]
+    without = ["audit", "--victim", "graphclip", "--graphs", saved / "graph.pt"]
+    for words, message in (
+        (without, "needs --checkpoint FILE"),
+        (graph_clip(saved, "tower", *tower), "tower is not a file that GraphClip.save wrote"),
+        (graph_clip(saved, "nosuch", *tower), "nosuch is not a file that GraphClip.save wrote"),
+        (graph_clip(saved, "victim.safetensors"), "has no name to load it by: give the tower (--text-model FOLDER)"),
+        (graph_clip(saved, "victim.safetensors", "--text-model", saved / "other"), "tower is not the one"),
+        (graph_clip(saved, "victim.safetensors", "--text-model", saved / "nosuch"), "neither a known checkpoint"),
+    ):
+        status, _, error = run(capsys, *words, "--out", tmp_path)
+        assert status == 2
+        assert message in error.splitlines()[-1]
 
 
 def test_compare_writes_and_prints_the_table(tmp_path, monkeypatch, capsys):

@@ -13,3 +13,5 @@ def test_a_linear_layer_costs_two_operations_a_weight_and_row_and_twice_that_bac
 
 def test_ratios_are_of_seconds_and_of_operations():
     assert Cost(seconds=3.0, flops=5.0).over(Cost(seconds=6.0, flops=50.0)) == pytest.approx((0.5, 0.1))
+    free = Cost(seconds=0.0, flops=0.0)
+    assert Cost(seconds=3.0, flops=5.0).over(free) == pytest.approx((float("nan"), float("nan")), nan_ok=True)

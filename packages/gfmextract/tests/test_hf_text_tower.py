@@ -80,6 +80,7 @@ def test_a_saved_model_is_loaded_by_its_folder(tmp_path):
     texts = ["word001 word002", "word003"]
     torch.testing.assert_close(loaded.encode(texts), tower.encode(texts))
     assert loaded.source == str(tmp_path)
+    assert loaded.hash == tower.hash, "what the folder lacks must not be drawn"
     assert loaded.width == 64
 
 

@@ -18,6 +18,8 @@ def test_all_none_and_some():
     ("changes", "said"),
     [
         ({"victim": "a.b"}, "MODULE:FACTORY"),
+        ({"victim": "graphclip"}, "needs --checkpoint FILE"),
+        ({"text_model": "all-minilm-l6-v2"}, "--text-model is for --victim graphclip"),
         ({"graphs": ()}, "--graphs"),
         ({"scenarios": ("all", "query-budget")}, "--scenarios"),
         ({"defenses": ()}, "--defenses"),

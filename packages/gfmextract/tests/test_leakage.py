@@ -4,10 +4,12 @@ from dataclasses import replace
 import pytest
 from linear_victims import LinearVictim, worded_graph
 
+from gfmextract.baselines import TextOnly
 from gfmextract.choices import SCENARIOS
 from gfmextract.extraction import EmbeddingRegression
 from gfmextract.leakage import domains_of, judged_row, leakage_report, planned_scenarios
-from gfmextract.scenarios import Neighbourhood
+from gfmextract.scenarios import Neighbourhood, query_budget
+from gfmextract.service import EmbeddingService
 
 QUICK = EmbeddingRegression(backbone="mlp", layers=1, hidden=16, epochs=1, min_steps=1)
 FIRST, SECOND = worded_graph(nodes=60, seed=0), worded_graph(nodes=40, seed=1)
@@ -72,6 +74,18 @@ def test_the_report_has_every_row(report):
     assert defended["adaptive"].any()
     naive, adaptive = report.protected
     assert 0 <= adaptive <= naive <= 1
+
+
+def test_text_alone_is_measured_once_for_all_budgets(monkeypatch):
+    run, ran = TextOnly.run, []
+    monkeypatch.setattr(TextOnly, "run", lambda *given, **named: ran.append(given) or run(*given, **named))
+    names = ["graph-specific", "query-budget"]
+    found = leakage_report(LinearVictim(), [FIRST], scenarios=names, defenses=[], attack=QUICK)
+    assert len(ran) == 1
+    rows = [row for row in found.leaks if row["attack"] == TextOnly.name and row["scenario"] == "query-budget"]
+    text_alone, service = TextOnly(**vars(QUICK.config)), EmbeddingService(LinearVictim())
+    expected = run(text_alone, service, query_budget(FIRST), text=LinearVictim().encode_text).rows
+    assert str(rows) == str(list(expected))  # as text, in which NaN equals NaN
 
 
 def test_a_victim_no_better_than_its_texts_is_called_so(report):

@@ -5,7 +5,7 @@ import torch
 from small_graphs import made_graph
 from torch.nn.functional import scaled_dot_product_attention
 
-from gfmextract.hf_text_tower import tiny_text_tower
+from gfmextract.hf_text_tower import load_text_tower, tiny_text_tower
 from gfmextract.pyg_backbones import POSITION_EPS
 from gfmextract.pyg_ego import ego_graphs
 from gfmextract.pyg_graph_clip import GraphClip, GraphClipConfig
@@ -97,10 +97,23 @@ def test_a_saved_victim_answers_alike(victim, tower, egos, tmp_path):
     assert loaded.cost.seconds == 2.0
     with pytest.raises(ValueError, match="tower is not the one"):
         GraphClip.load(tmp_path / "victim.safetensors", tiny_text_tower(["one"], torch.ones(1, 2), seed=5))
+    with pytest.raises(ValueError, match="has no name to load it by"):
+        GraphClip.load(tmp_path / "victim.safetensors")
     (tmp_path / "other").write_text("nothing")
-    for wrong in ("other", "absent"):
+    (tmp_path / "folder").mkdir()
+    for wrong in ("other", "absent", "folder"):
         with pytest.raises(ValueError, match=r"is not a file that GraphClip\.save wrote"):
             GraphClip.load(tmp_path / wrong, tower)
+
+
+def test_a_tower_is_loaded_by_the_name_that_the_file_has(victim, tower, egos, tmp_path):
+    tower.model.save_pretrained(tmp_path / "tower")
+    tower.tokenizer.save_pretrained(tmp_path / "tower")
+    named = GraphClip(CONFIG, features=4, tower=load_text_tower(str(tmp_path / "tower")), seed=1)
+    named.save(tmp_path / "victim.safetensors")
+    loaded = GraphClip.load(tmp_path / "victim.safetensors")
+    assert torch.equal(loaded.encode_graph(egos.batch()), named.encode_graph(egos.batch()))
+    torch.testing.assert_close(loaded.encode_text(["one two"]), tower.encode(["one two"]))
 
 
 def test_a_seed_gives_the_same_first_weights(tower):

@@ -1,6 +1,6 @@
 import re
-import subprocess
-import sys
+import runpy
+import socket
 from pathlib import Path
 
 import pytest
@@ -8,18 +8,16 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "examples" / "quickstart.py"
 
 
-@pytest.mark.slow  # the contract runs the script too, trained or not
-def test_runs_offline_from_an_empty_cache(tmp_path):
-    code = f"""
-import os, runpy, socket
-os.environ["AISEC_CACHE"] = {str(tmp_path)!r}
-def refused(*_): raise OSError("the quickstart must not use the network")
-socket.socket.connect = refused
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    rows = [line for line in done.stdout.splitlines() if line.strip()]
+@pytest.mark.slow  # the contract runs the script in its own process, mostly with a victim from the cache
+def test_runs_offline_from_an_empty_cache(tmp_path, monkeypatch, capsys):
+    def refused(*_):
+        raise OSError("the quickstart must not use the network")
+
+    monkeypatch.setenv("AISEC_CACHE", str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert list((tmp_path / "trained").glob("*.safetensors")), "the victim was trained"
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
     fidelity = {
         (name, queries): float(found[1])
         for line in rows

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from aisec_common.seeding import derived_seed, torch_rng
-from sklearn.cluster import KMeans
 from torch import Tensor
 
 from gfmextract.pretraining import info_nce
@@ -141,6 +140,8 @@ def topic_order(egos: EgoGraphs, *, topics: int = 8, seed: int = 0) -> Tensor:
 
     Source: ours.
     """
+    from sklearn.cluster import KMeans  # loading it takes seconds, and most runs need none
+
     if not 1 <= topics <= len(egos):
         raise ValueError(f"topics must lie between 1 and the {len(egos)} egos, got {topics}")
     features = egos.x[egos.start[:-1]].numpy()

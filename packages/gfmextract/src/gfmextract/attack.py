@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -111,7 +112,7 @@ class Gathered:
     show: Show | None
 
 
-class Attack:
+class Attack(ABC):
     """What all attacks share: asking a service for a scenario's queries, and measuring the copy beside the victim.
 
     An attacker asks for each ego graph once a run and keeps the answer: rows that share queries share answers, and the
@@ -125,9 +126,9 @@ class Attack:
     def __init__(self, **config: Any) -> None:
         self.config = ExtractionConfig(**config)
 
+    @abstractmethod
     def copy(self, gathered: Gathered) -> Copy:
         """The copy of one row."""
-        raise NotImplementedError
 
     def run(
         self,

@@ -14,9 +14,10 @@ from aisec_common.files import locked, require_writable, write_atomic
 from aisec_common.progress import counting
 from aisec_common.table import markdown
 
-from gfmextract.jobs import AuditJob, CompareJob
+from gfmextract.jobs import GRAPHCLIP, AuditJob, CompareJob
 
 if TYPE_CHECKING:
+    from gfmextract.pyg_graph_clip import GraphClip
     from gfmextract.victim import Victim
 
 Command = Annotated[AuditJob, tyro.conf.subcommand("audit")] | Annotated[CompareJob, tyro.conf.subcommand("compare")]
@@ -40,7 +41,7 @@ def _audit(job: AuditJob) -> None:
 
     require_writable(job.out, "--out")
     graphs = [load_graph(file) for file in job.graphs]
-    victim = load_victim(job.victim, job.checkpoint)
+    victim = load_graph_clip(job) if job.victim == GRAPHCLIP else load_victim(job.victim, job.checkpoint)
     settings = {name: getattr(job, name) for name in ("backbone", "layers", "hidden", "epochs", "seed", "device")}
     with locked(job.out, "--out"), counting() as show:
         report = leakage_report(
@@ -96,6 +97,19 @@ def load_victim(where: str, checkpoint: str | None = None) -> Victim:
     if missing := [method for method in ("encode_graph", "encode_text") if not callable(getattr(victim, method, None))]:
         raise ValueError(f"--victim: what {where} returns has no method {missing[0]}")
     return victim
+
+
+def load_graph_clip(job: AuditJob) -> GraphClip:
+    """The victim that `GraphClip.save` wrote to the job's checkpoint, with its text tower.
+
+    Raises:
+        ValueError: for another file, or another tower than it was pretrained with.
+        FileNotFoundError: for a tower that has not been fetched.
+    """
+    from gfmextract.pyg_graph_clip import GraphClip
+
+    assert job.checkpoint is not None  # the job has seen to it
+    return GraphClip.load(Path(job.checkpoint), job.text_model)
 
 
 if __name__ == "__main__":

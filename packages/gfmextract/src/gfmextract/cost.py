@@ -20,8 +20,10 @@ class Cost:
     flops: float
 
     def over(self, other: Cost) -> tuple[float, float]:
-        """This cost as a share of another: of its seconds, and of its operations."""
-        return self.seconds / other.seconds, self.flops / other.flops
+        """This cost as a share of another: of its seconds, and of its operations; NaN where the other is 0."""
+        pairs = ((self.seconds, other.seconds), (self.flops, other.flops))
+        seconds, flops = (part / whole if whole else float("nan") for part, whole in pairs)
+        return seconds, flops
 
 
 def flops_of(step: Callable[[], object]) -> int:

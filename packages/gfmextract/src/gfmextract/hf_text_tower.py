@@ -144,5 +144,7 @@ def load_text_tower(name: str, *, device: str | torch.device = "cpu") -> TextTow
     model: nn.Module = AutoModel.from_pretrained(
         path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
     )
+    if isinstance(getattr(model, "pooler", None), nn.Module):
+        model.pooler = nn.Identity()  # no vector needs it; where a folder lacks it, it is random, and so were the hash
     tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     return TextTower(model.to(resolve_device(device)), tokenizer, source=name)

@@ -9,6 +9,9 @@ from typing import Literal
 from gfmextract.choices import DefenseName, ScenarioName
 from gfmextract.config import BackboneName
 
+GRAPHCLIP = "graphclip"
+"""A victim that the command knows by name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AuditJob:
@@ -16,10 +19,12 @@ class AuditJob:
 
     Args:
         victim: MODULE:FACTORY, a function that returns an object with encode_graph and encode_text; the folder you
-            call from is searched too.
+            call from is searched too. Or graphclip, for a victim of this package.
         graphs: files of graphs, as `gfmextract.graph_file.save_graph` writes them.
         out: folder of leakage.html, scenarios.csv and defenses.csv.
-        checkpoint: handed to the factory, where it takes one.
+        checkpoint: handed to the factory, where it takes one; of graphclip the file that `GraphClip.save` wrote.
+        text_model: text tower of graphclip: a known checkpoint, a folder or a hub's org/name; by default the one that
+            the file names.
         scenarios: all, or some of them.
         defenses: all, none, or some of them.
         adaptive: also attackers who know the defence.
@@ -38,6 +43,7 @@ class AuditJob:
     graphs: tuple[Path, ...]
     out: Path
     checkpoint: str | None = None
+    text_model: str | None = None
     scenarios: tuple[Literal["all"] | ScenarioName, ...] = ("all",)
     defenses: tuple[Literal["all", "none"] | DefenseName, ...] = ("all",)
     adaptive: bool = True
@@ -53,8 +59,13 @@ class AuditJob:
 
     def __post_init__(self) -> None:
         module, colon, factory = self.victim.partition(":")
-        if not (module and colon and factory):
-            raise ValueError(f"--victim must be MODULE:FACTORY, got {self.victim!r}")
+        if self.victim == GRAPHCLIP:
+            if self.checkpoint is None:
+                raise ValueError(f"--victim {GRAPHCLIP} needs --checkpoint FILE, which GraphClip.save wrote")
+        elif not (module and colon and factory):
+            raise ValueError(f"--victim must be {GRAPHCLIP} or MODULE:FACTORY, got {self.victim!r}")
+        elif self.text_model is not None:
+            raise ValueError(f"--text-model is for --victim {GRAPHCLIP}: {self.victim} brings its own")
         if not self.graphs:
             raise ValueError("--graphs must name at least one file")
         for name, given in (("--scenarios", self.scenarios), ("--defenses", self.defenses)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from gfmextract.attack import ExtractionResult
     from gfmextract.cost import Cost
     from gfmextract.text_graph import TextGraph
     from gfmextract.victim import Victim
@@ -196,13 +198,14 @@ def leakage_report(
     settings = vars(attack.config)
     beside = (attack, PermutedAnswers(**settings), TextOnly(**settings))
     leaks: list[dict[str, Any]] = []
+    known: dict[tuple[Any, ...], dict[str, Any]] = {}
     for done, (scenario, which) in enumerate((scenario, which) for scenario in planned for which in beside):
         if show is not None:
             show("scenarios", done, len(planned) * len(beside))
         if scenario.name == "architecture-mismatch" and which is not attack:
             continue
-        service = EmbeddingService(victim)
-        leaks += which.run(service, scenario, text=victim.encode_text, victim_cost=victim_cost).rows
+        run = partial(which.run, EmbeddingService(victim), text=victim.encode_text, victim_cost=victim_cost)
+        leaks += _once_a_test(scenario, run, known) if isinstance(which, TextOnly) else run(scenario).rows
     if show is not None:
         show("scenarios", len(planned) * len(beside), len(planned) * len(beside))
     defended: list[Mapping[str, Any]] = []
@@ -270,6 +273,19 @@ def planned_scenarios(
                 except ValueError as error:  # a graph too small for its smallest share
                     left_out[f"{name} of {graph.name}"] = str(error)
     return planned, left_out
+
+
+def _once_a_test(
+    scenario: Scenario, run: Callable[[Scenario], ExtractionResult], known: dict[tuple[Any, ...], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of an attack that asks for nothing; those that share a test differ only in what others ask."""
+    rows = []
+    for row in scenario.rows:
+        key = (row.test.name, tuple(row.test_nodes.tolist()))
+        if key not in known:
+            known[key] = run(replace(scenario, rows=(row,))).rows[0]
+        rows.append(known[key] | {"scenario": scenario.name, "row": row.label, "queried": row.queried.name})
+    return rows
 
 
 def domains_of(graphs: Sequence[TextGraph]) -> dict[str, list[TextGraph]]:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 from aisec_common.seeding import derived_seed
-from scipy.stats import shapiro
-from sklearn.cluster import KMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -107,6 +105,8 @@ class QueryMonitor:
         window: int = 400,
         seed: int = 0,
     ) -> None:
+        from sklearn.cluster import KMeans  # loading it takes seconds, and most runs need none
+
         if reference.ndim != 2 or not 2 <= cells <= len(reference):
             raise ValueError(
                 f"cells must lie between 2 and the rows of reference, got {cells} for {list(reference.shape)}"
@@ -262,5 +262,7 @@ class AlarmReport:
 
 def _bell_shape(distances: np.ndarray) -> float:
     """Shapiro-Wilk's W of distances within three standard deviations; 0 where they are all one, as of repeats."""
+    from scipy.stats import shapiro
+
     inside = distances[np.abs(distances - distances.mean()) <= 3 * distances.std()]
     return float(shapiro(inside).statistic) if np.ptp(inside) > 1e-12 else 0.0

@@ -17,12 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from gfmextract.cost import flops_of
-from gfmextract.pyg_ego import EgoGraphs, ego_graphs
+from gfmextract.pyg_ego import EgoBatch, EgoGraphs, ego_graphs
 from gfmextract.pyg_graph_clip import GraphClip, GraphClipConfig
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Batch
-
     from gfmextract.hf_text_tower import TextTower
     from gfmextract.text_graph import TextGraph
 
@@ -190,7 +188,9 @@ def _train(
     victim.spent.copy_(torch.tensor([seconds, flops * steps * len(egos) / parts / len(some)]))
 
 
-def contrast(encoder: GraphClip, batch: Batch, texts: Tensor, config: PretrainingConfig, rng: torch.Generator) -> float:
+def contrast(
+    encoder: GraphClip, batch: EgoBatch, texts: Tensor, config: PretrainingConfig, rng: torch.Generator
+) -> float:
     """Adds the gradient of one step of pretraining to the parameters' `grad`.
 
     The features are masked by column, edges dropped, and the features then perturbed: of m passes each adds 1/m of its

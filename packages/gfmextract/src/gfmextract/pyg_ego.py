@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from gfmextract.text_graph import TextGraph
 ROOTS, PLACES = 4096, 2**22
 """At most so many roots at once, and so many (root, node) places in the table that finds members."""
 FREE = torch.iinfo(torch.int64).max
+EgoBatch: TypeAlias = Batch
+"""What encoders read: many ego graphs as one disconnected graph, see `EgoGraphs.batch`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,7 +66,7 @@ class EgoGraphs:
         """[G] ids of the roots."""
         return self.nodes[self.start[:-1]]
 
-    def batch(self) -> Batch:
+    def batch(self) -> EgoBatch:
         """All of them as one disconnected graph, with `batch`, `ptr` and `root_n_index` counted over the whole."""
         sizes, edges = self.start.diff(), self.edge_start.diff()
         return Batch(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch_geometric.data import Batch
 
 from gfmextract.cost import Cost
-from gfmextract.hf_text_tower import TextTower
+from gfmextract.hf_text_tower import TextTower, load_text_tower
 from gfmextract.pyg_backbones import POSITION_WIDTH, make_backbone
 from gfmextract.victim import evaluating
 
@@ -126,24 +126,31 @@ class GraphClip(nn.Module):
         write_atomic(path, save(state, {"graph_clip": json.dumps(made)}))
 
     @classmethod
-    def load(cls, path: Path, tower: TextTower) -> GraphClip:
+    def load(cls, path: Path, tower: TextTower | str | None = None) -> GraphClip:
         """Reads what `save` wrote.
 
         Args:
             path: the file.
-            tower: the text tower it was pretrained with.
+            tower: the text tower it was pretrained with, or what `load_text_tower` knows it by; by default the name
+                that the file has of it.
 
         Raises:
-            ValueError: when the file is not there or not one of these, or the tower is another.
+            ValueError: when the file is not there or not one of these, the tower is another or has no name.
+            FileNotFoundError: for a tower that has not been fetched.
         """
         try:
             with safe_open(path, "pt") as file:
                 made = json.loads((file.metadata() or {})["graph_clip"])
         except (OSError, SafetensorError, KeyError):
             raise ValueError(f"path {path} is not a file that GraphClip.save wrote: save the victim again") from None
+        source = made["tower"]["source"]
+        if tower is None and source is None:
+            raise ValueError(f"tower of {path.name} has no name to load it by: give the tower (--text-model FOLDER)")
+        if not isinstance(tower, TextTower):
+            tower = load_text_tower(tower or source)
         if made["tower"]["hash"] != tower.hash:
-            source = made["tower"]["source"] or "a tiny tower of another seed"
-            raise ValueError(f"tower is not the one {path.name} was pretrained with, which is {source}")
+            known = source or "a tiny tower of another seed"
+            raise ValueError(f"tower is not the one {path.name} was pretrained with, which is {known}")
         victim = cls(GraphClipConfig(**made["config"]), features=made["features"], tower=tower)
         victim.load_state_dict(load_file(path))
         return victim.eval()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from aisec_common.files import write_atomic
@@ -21,10 +20,7 @@ from torch import Tensor, nn
 from gfmextract.config import ExtractionConfig
 from gfmextract.cost import Cost, flops_of
 from gfmextract.pyg_backbones import make_backbone
-from gfmextract.pyg_ego import EgoGraphs
-
-if TYPE_CHECKING:
-    from torch_geometric.data import Batch
+from gfmextract.pyg_ego import EgoBatch, EgoGraphs
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """Of vectors [B, d] and the rows [B] of the training set that they belong to."""
@@ -65,7 +61,7 @@ class Surrogate(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.to(resolve_device(config.device))
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: EgoBatch) -> Tensor:
         """[G, d] vectors, in whichever mode the encoder is; features and positions must have its width."""
         if batch.x.shape[1] != self.features or batch.pe.shape[1] != self.positions:
             got, wanted = (batch.x.shape[1], batch.pe.shape[1]), (self.features, self.positions)
@@ -73,7 +69,7 @@ class Surrogate(nn.Module):
         vectors: Tensor = self.backbone.encode_graph(batch.to(self.scale.device))
         return self.scale * vectors
 
-    def encode_graph(self, batch: Batch) -> Tensor:
+    def encode_graph(self, batch: EgoBatch) -> Tensor:
         """[G, d] vectors of the ego graphs of a batch."""
         self.eval()
         vectors: Tensor = self(batch)

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from torch_geometric.data import Batch
-
-    from gfmextract.pyg_ego import EgoGraphs
+    from gfmextract.pyg_ego import EgoBatch, EgoGraphs
 
 
 class GraphEncoder(Protocol):
     """Anything that turns a batch of ego graphs into vectors: a victim, or what an attacker trained."""
 
-    def encode_graph(self, batch: Batch) -> Tensor:
+    def encode_graph(self, batch: EgoBatch) -> Tensor:
         """[G, d] vectors of the G ego graphs of `batch` (`x`, `pe`, `edge_index`, `batch`, `ptr`, `root_n_index`)."""
 
 
