@@ -83,7 +83,8 @@ def main() -> None:
             for _ in range(given.repeats)
         ]
         ours, loop = (min(column) for column in zip(*took, strict=True))
-        rows.append({"width": width, "batched_s": ours, "loop_s": loop, "ratio": loop / ours, "coxnet_fit_s": coxnet})
+        epochs = {"epoch in batches, s": ours, "one patient at a time, s": loop, "ratio": loop / ours}
+        rows.append({"width": width, **epochs, "Coxnet's whole fit, s": coxnet})
         print(f"{given.patients} patients, width {width}: epoch {ours:.2f} s in batches of {given.batch}, ", end="")
         print(f"{loop:.2f} s one at a time, ratio {loop / ours:.2f}")
     print(f"Coxnet, whole path on the {table.shape[1]} gene columns: {coxnet:.2f} s")

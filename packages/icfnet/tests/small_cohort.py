@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -12,6 +14,25 @@ from icfnet.network import ICFNet
 
 SMALL = {"width": 16, "heads": 2, "layers": 1}
 TEXT = 6  # width of made-up sentence embeddings
+
+
+class CountedBag:
+    """A stored bag that counts how often it is read."""
+
+    def __init__(self, patches):
+        self.patches, self.reads = patches, 0
+        self.shape, self.dtype, self.identity = patches.shape, patches.dtype, float(patches.sum())
+
+    def __getitem__(self, rows):
+        self.reads += 1
+        return self.patches[rows]
+
+
+def stored_cohort(n=24, **changes):
+    """The small cohort with counted bags, and what counts their reads so far."""
+    cohort = small_cohort(n, **changes)
+    bags = tuple(bag if bag is None else CountedBag(bag) for bag in cohort.bags)
+    return replace(cohort, bags=bags), lambda: [bag.reads for bag in bags if bag is not None]
 
 
 def small_cohort(n=24, *, seed=0, **changes):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from small_cohort import TEXT, small_cohort, small_inputs
+from small_cohort import TEXT, small_cohort, small_inputs, stored_cohort
 
 from icfnet.batches import Inputs, Scales, class_balanced_draws
 from icfnet.config import MODALITIES
@@ -37,11 +37,41 @@ def test_bags_are_padded():
 def test_half_precision_bags_are_widened_and_large_ones_cut():
     cohort = small_cohort(bags=tuple(torch.arange(20.0).half().repeat(2, 1).T for _ in range(24)))
     inputs, _ = small_inputs(cohort)
-    spaced = inputs.batch(torch.tensor([0]), CPU, max_patches=4).patches
-    assert spaced.dtype == torch.float32
-    assert spaced[0, :, 0].tolist() == [0, 6, 12, 19]
-    drawn = inputs.batch(torch.tensor([0]), CPU, max_patches=4, rng=torch.Generator().manual_seed(0)).patches
-    assert len(set(drawn[0, :, 0].tolist())) == 4
+    rng = torch.Generator().manual_seed(0)
+    first, second = (inputs.batch(torch.tensor([0]), CPU, max_patches=4, rng=rng).patches for _ in range(2))
+    assert first.dtype == torch.float32
+    assert len(set(first[0, :, 0].tolist())) == 4
+    assert first.tolist() != second.tolist()  # drawn anew
+
+
+def test_a_batch_reads_its_own_bags_once():
+    cohort, reads = stored_cohort(6)
+    inputs, _ = small_inputs(cohort)
+    assert reads() == [0] * 6
+    inputs.batch(torch.tensor([4, 1]), CPU)
+    assert reads() == [0, 1, 0, 0, 1, 0]
+    without, _ = small_inputs(cohort, modalities=("genes",))
+    without.batch(torch.arange(6), CPU)
+    assert reads() == [0, 1, 0, 0, 1, 0]
+
+
+def test_a_batch_refuses_features_that_are_not_finite():
+    bags = list(small_cohort(4).bags)
+    bags[2] = torch.full((3, 5), torch.inf)
+    inputs, _ = small_inputs(small_cohort(4, bags=tuple(bags)))
+    inputs.batch(torch.tensor([0, 3]), CPU)
+    with pytest.raises(ValueError, match="patient 'p2' has patch features that are not finite"):
+        inputs.batch(torch.tensor([1, 2]), CPU)
+
+
+def test_whole_bags_come_in_batches_that_fit():
+    lengths = (3, 9, 2, 2, 2, 40, 1)
+    bags = (*(torch.randn(n, 5, generator=torch.Generator().manual_seed(n)) for n in lengths), None)
+    inputs, _ = small_inputs(small_cohort(8, bags=bags))
+    taken = [batch.patch_mask.sum(1).tolist() for batch in inputs.whole(CPU, 3, max_patches=4)]
+    assert taken == [[3], [9], [2, 2, 2], [40], [1, 0]]  # at most 3 x 4 padded patches, but for 40 alone
+    taken = [batch.patch_mask.sum(1).tolist() for batch in inputs.whole(CPU, 3)]
+    assert taken == [[3, 9, 2], [2, 2, 40], [1, 0]]
 
 
 def test_race_gets_columns_and_strange_codes_are_refused():
@@ -54,7 +84,7 @@ def test_race_gets_columns_and_strange_codes_are_refused():
     assert not columns[0].any()
     assert columns[1].tolist() == [0, 1, 0]
     facts[4, 2] = 9
-    with pytest.raises(ValueError, match="patient 'p4' has race code 9, seen are 0, 1, 2"):
+    with pytest.raises(ValueError, match="'p4' has race code 9, seen are 0, 1, 2; fit with race_encoding='ordinal'"):
         scales.structured(small_cohort(structured=facts))
     ordinal = Scales.fit(cohort, MODALITIES, text_width=TEXT, race_encoding="ordinal")
     assert torch.equal(ordinal.structured(cohort), cohort.structured)

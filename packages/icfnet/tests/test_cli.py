@@ -93,6 +93,40 @@ def test_evaluate_reports_and_compares(trained, files, tmp_path, capsys):
     assert (tmp_path / "report.md").read_text().startswith("**ICFNet**")
 
 
+def test_evaluate_refuses_patients_the_model_has_seen(trained, files, tmp_path, capsys):
+    ids = [f"C{i:02d}" for i in range(60)]
+    pd.DataFrame({"train": ids[5:], "val": ids[:5] + [None] * 50}).to_csv(tmp_path / "splits_1.csv")
+    words = [*words_for(files), "--splits", tmp_path, "--fold", "1", "--bags", files / "bags", "--device", "cpu"]
+    status, out, error = run(capsys, "evaluate", trained, *words)
+    assert (status, out) == (2, "")
+    (line,) = error.splitlines()
+    assert "trained on 5 of these 5 patients; give the fold that was left out (--fold)" in line
+    everybody = tmp_path / "everybody"
+    assert run(capsys, "train", *words_for(files), "--out", everybody, *SMALL, "--modalities", "genes")[0] == 0
+    status, _, error = run(capsys, "evaluate", everybody, *words_for(files, *fold(files)))
+    assert status == 2
+    assert "trained on 20 of these 20 patients" in error
+
+
+def test_evaluate_refuses_treatments_the_model_has_not_seen(files, tmp_path, capsys):
+    words = words_for(files, *fold(files))
+    train = ["--without-treatment", "--out", tmp_path, *SMALL, "--modalities", "genes", "text"]
+    assert run(capsys, "train", *words, *train)[0] == 0
+    status, out, error = run(capsys, "evaluate", tmp_path, *words)
+    assert (status, out) == (2, "")
+    assert error.splitlines()[-1].endswith("(--without-treatment)")
+    status, out, _ = run(capsys, "evaluate", tmp_path, *words, "--without-treatment")
+    assert status == 0
+    assert "immortal" not in out
+
+
+def test_race_may_be_one_number(files, tmp_path, capsys):
+    words = [*words_for(files), "--out", tmp_path, *SMALL, "--modalities", "text", "--race-encoding", "ordinal"]
+    assert run(capsys, "train", *words)[0] == 0
+    model = ICFNetSurvival.load(tmp_path)
+    assert (model.race_encoding, model.scales_.races, model.scales_.sizes.structured) == ("ordinal", None, 5)
+
+
 def test_compare_writes_and_prints_the_leads(tmp_path, monkeypatch, capsys):
     from icfnet import real_comparison, sksurv_real_tables
 

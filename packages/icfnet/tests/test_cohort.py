@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_cohort import small_cohort
+from small_cohort import small_cohort, stored_cohort
 
 from icfnet.cohort import Cohort, known_rows
 
@@ -28,7 +28,6 @@ def with_genes(value):
         ({"time": np.array([1.0, 2, np.nan, 4])}, "time of patient 'p2'"),
         (with_bag(torch.zeros(0, 5)), "patient 'p2' has 0 patches"),
         (with_bag(torch.zeros(3, 4)), "patient 'p2' has 4 features a patch, others have 5"),
-        (with_bag(torch.full((3, 5), torch.nan)), "patient 'p2' has patch features that are not finite"),
         (with_bag(torch.zeros(3, dtype=torch.long)), "patient 'p2' needs floating"),
         (with_genes(torch.nan), "genes\\['Oncogenes'\\] of patient 'p3' are not finite"),
         ({"genes": {"Oncogenes": torch.zeros(3, 2)}}, "genes\\['Oncogenes'\\] must have one row"),
@@ -44,6 +43,23 @@ def test_wrong_rows_are_named(changes, words):
     with pytest.raises(ValueError, match=words) as caught:
         small_cohort(4, **changes)
     assert "\n" not in str(caught.value)
+
+
+def test_patches_are_looked_at_when_they_are_read():
+    cohort = small_cohort(4, **with_bag(torch.tensor([[1.0] * 5, [torch.nan] * 5])))
+    assert torch.equal(cohort.patches(0), cohort.bags[0])
+    assert torch.equal(cohort.patches(1, torch.tensor([1, 0])), cohort.bags[1][[1, 0]])
+    assert cohort.patches(2, torch.tensor([0])).shape == (1, 5)  # that patch is whole
+    with pytest.raises(ValueError, match=r"patient 'p2' has patch features that are not finite; .* or give None"):
+        cohort.patches(2)
+
+
+def test_making_and_cutting_a_cohort_reads_no_bag():
+    cohort, reads = stored_cohort(4, folds={0: (("p0", "p2"), ("p1",))})
+    parts = (*cohort.split(0), cohort.take([3]), cohort.without("genes"), cohort.without("treatment"))
+    assert cohort.with_outcome(cohort.time + 1, cohort.event).modalities == ("wsi", "genes", "text")
+    assert [len(part) for part in parts] == [2, 1, 1, 4, 4]
+    assert reads() == [0, 0, 0, 0]
 
 
 def test_no_patients():

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from icfnet import mcat
 from icfnet.mcat import load_mcat_cohort
 
 SIZES = {
@@ -58,12 +59,34 @@ def test_a_patient_is_a_case_with_all_of_its_slides(folder):
     assert cohort.ids == ("A", "B", "C")
     assert cohort.event.tolist() == [True, False, True]
     assert [None if bag is None else tuple(bag.shape) for bag in cohort.bags] == [(3, 8), (9, 8), None]
-    assert cohort.bags[1][:, 0].tolist() == [4] * 4 + [5] * 5
+    assert cohort.patches(1)[:, 0].tolist() == [4] * 4 + [5] * 5
+    assert cohort.patches(1, torch.tensor([8, 0, 4, 3]))[:, 0].tolist() == [5, 4, 5, 4]
+    assert cohort.patches(0, torch.tensor([2])).shape == (1, 8)
     assert cohort.genes["Suppressors"].shape == (3, 2)  # APC is no column; the order is that of mutation, copies, RNA
     assert cohort.genes["Suppressors"][0].tolist() == pytest.approx([1, 0.1])
     assert cohort.text[1] == ("The patient is a 61-year-old man.", "")
     train, test = cohort.split(0)
     assert (train.ids, test.ids) == (("A", "C"), ("B",))
+
+
+def test_slides_stay_in_their_files(folder, monkeypatch):
+    cohort = load(folder, bags=folder / "bags")
+    torch.save(torch.full((5, 8), 7.0), folder / "bags" / "B-2.pt")
+    assert cohort.patches(1)[:, 0].tolist() == [4] * 4 + [7] * 5  # nothing was kept
+    opened = []
+    monkeypatch.setattr(mcat, "_open", lambda file: opened.append(file.name) or torch.zeros(5, 8))
+    cohort.patches(1, torch.tensor([7, 4]))
+    assert opened == ["B-2.pt"]  # the rows of the other slide were not asked for
+    assert [name for name, *_ in cohort.bags[1].identity] == ["B-1.pt", "B-2.pt"]
+    before = cohort.bags[0].identity
+    os.utime(folder / "bags" / "A-1.pt", ns=(0, 0))
+    assert cohort.bags[0].identity != before
+
+
+def test_slides_of_two_encoders_are_refused(folder):
+    torch.save(torch.zeros(2, 5), folder / "bags" / "B-2.pt")
+    with pytest.raises(ValueError, match=r"slides of B have \[8, 5\] features a patch; extract all with one encoder"):
+        load(folder, bags=folder / "bags")
 
 
 def test_race_and_treatments_are_read_where_they_are_there(folder):

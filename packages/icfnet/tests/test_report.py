@@ -20,6 +20,7 @@ REPORT = SurvivalReport(
     c_low=0.6,
     c_high=0.8,
     ipcw=0.65,
+    auc=0.72,
     ibs=0.2,
     logrank_p=0.01,
     times=np.array([1.0, 2.0]),
@@ -36,10 +37,10 @@ REPORT = SurvivalReport(
 def test_the_report_in_words():
     text = REPORT.to_markdown()
     assert "8 patients, 5 events" in text
-    assert "| ICFNet | 0.700 [0.600, 0.800] | 0.650 | 0.200 | 0.01 |" in text
+    assert "| ICFNet | 0.700 [0.600, 0.800] | 0.650 | 0.720 | 0.200 | 0.01 |" in text
     assert "| sex | woman | n/a |" in text
     assert "Warning: mind this" in text
-    assert REPORT.metrics == {"c_index": 0.7, "ipcw": 0.65, "ibs": 0.2, "logrank_p": 0.01}
+    assert REPORT.metrics == {"c_index": 0.7, "ipcw": 0.65, "auc": 0.72, "ibs": 0.2, "logrank_p": 0.01}
 
 
 def test_a_comparison_pairs_the_bootstrap_samples():

@@ -4,7 +4,7 @@ import torch
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sksurv.metrics import concordance_index_censored, integrated_brier_score
-from small_cohort import SMALL, small_cohort
+from small_cohort import SMALL, small_cohort, stored_cohort
 
 from icfnet.bins import TimeBins
 from icfnet.hf_text import FrozenTextTower
@@ -79,6 +79,9 @@ def test_save_and_load(model, cohort, tmp_path):
     loaded = ICFNetSurvival.load(tmp_path)
     np.testing.assert_array_equal(loaded.predict(cohort), model.predict(cohort))
     assert loaded.get_params() == model.get_params()
+    assert loaded.trained_on_ == model.trained_on_
+    assert (len(loaded.trained_on_), loaded.treatment_) == (36, True)
+    assert '"p7"' not in (tmp_path / "model.json").read_text()  # hashes, no ids
     np.testing.assert_array_equal(
         loaded.predict_survival_function(cohort, return_array=True),
         model.predict_survival_function(cohort, return_array=True),
@@ -117,9 +120,32 @@ def test_fit_goes_on_in_its_folder(cohort, tmp_path):
         clone(model).fit(cohort.take(slice(0, 30)))
 
 
+def test_a_stored_bag_is_known_without_reading_it(cohort, tmp_path):
+    stored, reads = stored_cohort(36)
+    model = ICFNetSurvival(**{**QUICK, "epochs": 1}, out=tmp_path).fit(stored)
+    drawn = reads()
+    assert sum(drawn) == 36  # one epoch of 36 draws
+    np.testing.assert_array_equal(model.predict(stored), clone(model).set_params(out=None).fit(cohort).predict(cohort))
+    assert [after - before for after, before in zip(reads(), drawn, strict=True)] == [1] * 36
+    clone(model).fit(stored)  # at its last epoch: nothing is read
+    assert sum(reads()) == 2 * 36
+    stored.bags[0].identity = "another file"
+    with pytest.raises(ValueError, match=r"out: .* another cohort or setting"):
+        clone(model).fit(stored)
+
+
+def test_a_prediction_reads_whole_bags_in_any_order_of_patches(cohort):
+    model = ICFNetSurvival(**QUICK, max_patches=2).fit(cohort)
+    reversed_bags = small_cohort(36, bags=tuple(bag.flip(0) for bag in cohort.bags))
+    np.testing.assert_allclose(model.predict(reversed_bags), model.predict(cohort), rtol=1e-5)
+    np.testing.assert_allclose(model.set_params(max_patches=None).predict(cohort), model.predict(cohort), rtol=1e-5)
+
+
 def test_modalities_that_nobody_has_are_left_out(cohort):
     model = ICFNetSurvival(**QUICK).fit(cohort.without("wsi"))
     assert model.modalities_ == ("genes", "text")
+    assert model.treatment_
+    assert not clone(model).set_params(epochs=1).fit(cohort.without("treatment")).treatment_
     np.testing.assert_array_equal(model.predict(cohort), model.predict(cohort.without("wsi")))
     with pytest.raises(ValueError, match="no patient of the cohort has any of wsi"):
         ICFNetSurvival(**QUICK, modalities=("wsi",)).fit(cohort.without("wsi"))

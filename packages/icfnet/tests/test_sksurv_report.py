@@ -1,8 +1,14 @@
 import numpy as np
 import pytest
+from aisec_common.study import content_hash
 from sksurv.functions import StepFunction
 from sksurv.linear_model import CoxPHSurvivalAnalysis
-from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, integrated_brier_score
+from sksurv.metrics import (
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+    integrated_brier_score,
+)
 
 from icfnet.report import TREATMENT_WARNING
 from icfnet.sksurv_report import bootstrap_concordance, concordance, evaluate, risk_halves, survival_at, uses_treatment
@@ -70,6 +76,8 @@ def test_scores_are_those_of_scikit_survival(report):
     survival = survival_at(model, inside, within.times)
     assert within.ipcw == pytest.approx(concordance_index_ipcw(TRAIN.surv(), inside.surv(), model.predict(inside))[0])
     assert within.ibs == pytest.approx(integrated_brier_score(TRAIN.surv(), inside.surv(), survival, within.times))
+    auc = cumulative_dynamic_auc(TRAIN.surv(), inside.surv(), model.predict(inside), within.times)[1]
+    assert within.auc == pytest.approx(auc)
     assert within.c_index == concordance(inside.surv(), model.predict(inside))[0]
     assert report.ibs < 0.2
     assert report.c_index > 0.7
@@ -95,6 +103,37 @@ def test_a_cohort_that_tells_nothing_is_refused():
     censored = TEST.take(~TEST.event)
     with pytest.raises(ValueError, match="at least one event"):
         evaluate(Oracle(TRAIN), censored, train=TRAIN)
+
+
+def test_the_auc_is_of_times_that_an_event_precedes():
+    late = TEST.take((TEST.time >= np.sort(TEST.time)[20]) | ~TEST.event)
+    model, before, first = Oracle(TRAIN), late.time.min(), late.time[late.event].min()
+    assert before < first
+    with_early = evaluate(model, late, train=TRAIN, times=[before, 10, 20], resamples=0)
+    assert with_early.auc == evaluate(model, late, train=TRAIN, times=[10, 20], resamples=0).auc > 0.6
+    nothing = evaluate(model, late, train=TRAIN, times=[before, (before + first) / 2], resamples=0)
+    assert np.isnan(nothing.auc)
+
+
+def test_patients_who_were_trained_on_are_refused():
+    with pytest.raises(ValueError, match="2 of these 3 patients are in train too"):
+        evaluate(Oracle(TRAIN), TRAIN.take([0, 1, 2]), train=TRAIN.take(slice(1, None)))
+    model = Oracle(TRAIN)
+    model.trained_on_ = frozenset(map(content_hash, TRAIN.ids))
+    both = MADE.cohort.take(np.r_[0:5, 180:200])
+    with pytest.raises(ValueError, match=r"the model was trained on 5 of these 25 patients; .*--fold"):
+        evaluate(model, both, train=TRAIN.take(slice(5, None)))
+    assert evaluate(model, TEST, train=TRAIN, resamples=0).n == 120
+
+
+def test_treatments_that_a_model_never_saw_are_refused():
+    model = Oracle(TRAIN)
+    model.treatment_ = False
+    with pytest.raises(ValueError, match=r'trained without; give test\.without\("treatment"\)'):
+        evaluate(model, TEST, train=TRAIN)
+    assert evaluate(model, TEST.without("treatment"), train=TRAIN, resamples=0).warnings == ()
+    model.treatment_ = True
+    assert evaluate(model, TEST, train=TRAIN, resamples=0).warnings == (TREATMENT_WARNING,)
 
 
 def test_the_interval_is_that_of_resampled_patients(report):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -144,7 +144,10 @@ class Scales:
         if len(strange):
             at = int(strange[0])
             known = ", ".join(map(str, self.races))
-            raise ValueError(f"structured: patient {cohort.ids[at]!r} has race code {int(code[at])}, seen are {known}")
+            raise ValueError(
+                f"structured: patient {cohort.ids[at]!r} has race code {int(code[at])}, seen are {known}; "
+                "fit with race_encoding='ordinal' or give -1 (unknown)"
+            )
         columns = (code[:, None] == seen[None, 1:]).float()
         return torch.cat([facts[:, :RACE], columns, facts[:, RACE + 1 :]], dim=1)
 
@@ -168,7 +171,9 @@ class Inputs:
         scales.require(cohort, modalities)
         n, sizes = len(cohort), scales.sizes
         presence = {name: torch.from_numpy(has) for name, has in cohort.presence.items()}
-        self.patch, self.bags = sizes.patch, cohort.bags or (None,) * n
+        self.cohort, self.patch = cohort, sizes.patch
+        bags = cohort.bags if sizes.patch is not None else None
+        self.lengths = [0 if bag is None else bag.shape[0] for bag in bags or (None,) * n]
         self.genes: list[Tensor] | None = None
         if sizes.genes:
             self.genes_mask = presence["genes"]
@@ -195,17 +200,20 @@ class Inputs:
     def batch(
         self, rows: Tensor, device: torch.device, *, max_patches: int | None = None, rng: torch.Generator | None = None
     ) -> Batch:
-        """The patients at `rows`, bags padded to the longest of them.
+        """The patients at `rows`, bags padded to the longest of them; patches are read here.
 
         Args:
             rows: `[B]` indices.
             device: where the tensors go.
-            max_patches: a larger bag is cut to this many patches, drawn with `rng`, or evenly spaced without one.
-            rng: a CPU generator.
+            max_patches: a larger bag is cut to this many patches, drawn with `rng`.
+            rng: a CPU generator; without one, torch's own.
+
+        Raises:
+            ValueError: for patch features that are not finite.
         """
         patches = mask = None
         if self.patch is not None:
-            bags = [_cut(self.bags[i], self.patch, max_patches, rng) for i in rows.tolist()]
+            bags = [self._patches(i, self.patch, max_patches, rng) for i in rows.tolist()]
             lengths = torch.tensor([len(bag) for bag in bags])
             patches = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)
             mask = (torch.arange(patches.shape[1]) < lengths[:, None]).to(device)
@@ -220,6 +228,30 @@ class Inputs:
             structured=None if self.structured is None else self.structured[rows].to(device),
             structured_mask=None if self.structured is None else self.structured_mask[rows].to(device),
         )
+
+    def whole(self, device: torch.device, size: int, *, max_patches: int | None = None) -> Iterator[Batch]:
+        """All patients in order with all of their patches, `size` at a time.
+
+        With `max_patches` a batch is ended early where it would hold more padded patches than `size` cut bags, so that
+        whole bags need no more memory than a training step, unless one alone is larger.
+        """
+        most = float("inf") if max_patches is None else size * max_patches
+        rows: list[int] = []
+        for i, length in enumerate(self.lengths):
+            longest = max([length, *(self.lengths[j] for j in rows)])
+            if rows and (len(rows) == size or longest * (len(rows) + 1) > most):
+                yield self.batch(torch.tensor(rows), device)
+                rows = []
+            rows.append(i)
+        yield self.batch(torch.tensor(rows), device)
+
+    def _patches(self, patient: int, features: int, most: int | None, rng: torch.Generator | None) -> Tensor:
+        length = self.lengths[patient]
+        if length == 0:
+            return torch.zeros(0, features)
+        if most is None or length <= most:
+            return self.cohort.patches(patient)
+        return self.cohort.patches(patient, torch.randperm(length, generator=rng)[:most])
 
 
 def class_balanced_draws(label: Tensor, event: Tensor, rng: torch.Generator) -> Tensor:
@@ -236,13 +268,3 @@ def class_balanced_draws(label: Tensor, event: Tensor, rng: torch.Generator) -> 
     """
     _, at, counts = torch.unique(2 * label + event.long(), return_inverse=True, return_counts=True)
     return torch.multinomial(1.0 / counts[at].float(), len(label), replacement=True, generator=rng)
-
-
-def _cut(bag: Tensor | None, features: int, most: int | None, rng: torch.Generator | None) -> Tensor:
-    if bag is None:
-        return torch.zeros(1, features)[:0]
-    if most is None or len(bag) <= most:
-        return bag
-    if rng is None:
-        return bag[torch.linspace(0, len(bag) - 1, most).long()]
-    return bag[torch.randperm(len(bag), generator=rng)[:most]]

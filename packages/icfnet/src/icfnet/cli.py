@@ -55,6 +55,7 @@ def _train(job: TrainJob) -> None:
         text_model=job.text_model,
         loss=job.loss,
         bins=bins,
+        race_encoding=job.race_encoding,
         width=job.width,
         epochs=job.epochs,
         batch_size=job.batch_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,25 @@ RACE, TREATMENT = 2, slice(3, 5)
 """Columns of `Cohort.structured`: sex, age / 100, race code, pharmaceutical treatment, radiation."""
 
 
+class StoredBag(Protocol):
+    """Patch features `[N, D]` that stay where they are stored; `bag[rows]` reads those rows, `bag[:]` all."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[N, D]`, known without reading a patch."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the features."""
+
+    @property
+    def identity(self) -> object:
+        """What tells this bag from another without reading it, such as files and their times; goes into JSON."""
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """The patches at `rows`, in that order."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Cohort:
     """Patients with a survival time each and any of three modalities: `wsi`, `genes`, `text`.
@@ -30,7 +49,8 @@ class Cohort:
         ids: n distinct names of the patients.
         time: `[n]` months until the event or until the patient was last seen.
         event: `[n]` whether the event was seen (False: censored).
-        bags: for each patient patch features `[N_i, D]`, or None.
+        bags: for each patient patch features `[N_i, D]`, a tensor or a `StoredBag`, or None. Their values are looked
+            at when they are read (`patches`), not before.
         genes: group name -> `[n, g_j]` columns; a patient without genes holds anything there.
         genes_present: `[n]`, by default everyone where `genes` is given.
         text: for each patient the demographic and the treatment sentence, or None; an empty sentence is a missing one.
@@ -39,8 +59,8 @@ class Cohort:
         folds: fold -> (ids to train on, ids to test on).
 
     Raises:
-        ValueError: for repeated ids, lengths that differ, a negative or unknown time, an empty bag, values that are not
-            finite; the line names the patient.
+        ValueError: for repeated ids, lengths that differ, a negative or unknown time, an empty bag, genes or facts that
+            are not finite; the line names the patient.
 
     >>> cohort = Cohort(ids=("a", "b"), time=[3, 9], event=[1, 0], genes={"Oncogenes": torch.ones(2, 4)})
     >>> cohort.modalities, len(cohort.take([1])), cohort.take([1]).ids
@@ -50,7 +70,7 @@ class Cohort:
     ids: tuple[str, ...]
     time: NDArray[np.float64]
     event: NDArray[np.bool_]
-    bags: tuple[Tensor | None, ...] | None = None
+    bags: tuple[Tensor | StoredBag | None, ...] | None = None
     genes: Mapping[str, Tensor] | None = None
     genes_present: NDArray[np.bool_] | None = None
     text: tuple[tuple[str, str] | None, ...] | None = None
@@ -104,6 +124,22 @@ class Cohort:
     def modalities(self) -> tuple[str, ...]:
         """The modalities that at least one patient has."""
         return tuple(name for name, has in self.presence.items() if has.any())
+
+    def patches(self, patient: int, rows: Any = slice(None)) -> Tensor:
+        """The patch features `[N, D]` of one patient with a bag, read now; of the patches at `rows` alone, if given.
+
+        Raises:
+            ValueError: for features that are not finite.
+        """
+        assert self.bags is not None
+        bag = self.bags[patient]
+        assert bag is not None
+        found = bag[rows]
+        low, high = found.aminmax()  # spreads NaN, in a twentieth of the time of isfinite over all
+        if not (low.isfinite() and high.isfinite()):
+            name = self.ids[patient]
+            raise ValueError(f"bags: patient {name!r} has patch features that are not finite; mend them or give None")
+        return found
 
     def take(self, indices: Any) -> Cohort:
         """The patients at `indices` (integers, a mask or a slice), in that order; the folds are left behind."""
@@ -190,12 +226,10 @@ class Cohort:
         for name, bag in zip(self.ids, self.bags or (), strict=False):
             if bag is None:
                 continue
-            if bag.ndim != 2 or not bag.is_floating_point():
+            if len(bag.shape) != 2 or not bag.dtype.is_floating_point:
                 raise ValueError(f"bags: patient {name!r} needs floating [patches, features], got {_layout(bag)}")
-            if len(bag) == 0:
+            if bag.shape[0] == 0:
                 raise ValueError(f"bags: patient {name!r} has 0 patches; give None where there is no slide")
-            if not torch.isfinite(bag).all():
-                raise ValueError(f"bags: patient {name!r} has patch features that are not finite")
             width = width or bag.shape[1]
             if bag.shape[1] != width:
                 raise ValueError(f"bags: patient {name!r} has {bag.shape[1]} features a patch, others have {width}")
@@ -236,5 +270,5 @@ def known_rows(cohort: Cohort, modalities: Sequence[str]) -> NDArray[np.bool_]:
     return rows
 
 
-def _layout(tensor: Tensor) -> str:
+def _layout(tensor: Tensor | StoredBag) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -49,12 +49,13 @@ class TrainJob(CohortJob):
         text_model: `tiny` (random weights), a fetched checkpoint's name, a folder or a hub's org/name.
         loss: balanced or standard likelihood.
         bins: time bins of the patients to train on, or of all (the paper's, a leak).
+        race_encoding: a column for each race code, or the code as one number (the released code).
         width: of every token.
         epochs: the last one is kept.
         batch_size: patients a step.
         learning_rate: of Adam.
         ot_reg: entropic strength: 0.05 for BLCA and LUAD, 0.1 for BRCA, UCEC and GBMLGG.
-        max_patches: of a bag at a step.
+        max_patches: a larger bag is cut to as many, drawn anew at each training step; predictions read all of it.
         device: auto, cpu, cuda, ...
         seed: of weights, draws and dropout.
     """
@@ -64,6 +65,7 @@ class TrainJob(CohortJob):
     text_model: str = "tiny"
     loss: Literal["balanced_nll", "nll"] = "balanced_nll"
     bins: Literal["train", "cohort"] = "train"
+    race_encoding: Literal["onehot", "ordinal"] = "onehot"
     width: int = 256
     epochs: int = 20
     batch_size: int = 32
@@ -80,7 +82,7 @@ class TrainJob(CohortJob):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJob(CohortJob):
-    """Reports what a model does on the test patients of the fold it was not trained on.
+    """Reports what a model does on the test patients of a fold; refused where it was trained on any of them.
 
     Args:
         model: folder of `icfnet train`.

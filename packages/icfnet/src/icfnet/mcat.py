@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -183,22 +184,74 @@ def _columns(names: pd.Series[Any], patients: pd.DataFrame) -> list[str]:
     return [column for column in wanted if column in patients]
 
 
-def _bags(slides: pd.DataFrame, ids: tuple[str, ...], folder: Path) -> tuple[Tensor | None, ...]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SlideBag:
+    """The patches of all slides of a patient, left in their files: a cohort of slides fills tens of GB.
+
+    Args:
+        files: one a slide.
+        lengths: patches of each.
+        features: of a patch.
+        dtype: of the first slide; the others are given in it.
+    """
+
+    files: tuple[Path, ...]
+    lengths: tuple[int, ...]
+    features: int
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        """`[N, D]`."""
+        return torch.Size((sum(self.lengths), self.features))
+
+    @property
+    def identity(self) -> list[tuple[str, int, int]]:
+        """Name, size and time of each file."""
+        stats = [(file.name, file.stat()) for file in self.files]
+        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+
+    def __getitem__(self, rows: Any) -> Tensor:
+        """The patches at `rows`, slides one after the other; only pages of the files that hold them are read."""
+        if len(self.files) == 1:
+            return _open(self.files[0])[rows].to(self.dtype)
+        at = torch.arange(sum(self.lengths))[rows]
+        found = torch.empty(len(at), self.features, dtype=self.dtype)
+        start = 0
+        for file, length in zip(self.files, self.lengths, strict=True):
+            here = (at >= start) & (at < start + length)
+            if here.any():
+                found[here] = _open(file)[at[here] - start].to(self.dtype)
+            start += length
+        return found
+
+
+def _bags(slides: pd.DataFrame, ids: tuple[str, ...], folder: Path) -> tuple[SlideBag | None, ...]:
     if not folder.is_dir():
         raise ValueError(f"bags: there is no folder {folder}")
     files = {case: [_bag_file(folder, slide) for slide in of] for case, of in slides.groupby("case_id")["slide_id"]}
     if not any(file.is_file() for of in files.values() for file in of):
         raise ValueError(f"bags: {folder} holds no file of the table's slides, such as {files[ids[0]][0].name}")
-    bags = ([_patches(file) for file in files[case] if file.is_file()] for case in ids)
-    return tuple(None if not parts else parts[0] if len(parts) == 1 else torch.cat(parts) for parts in bags)
+    return tuple(_bag(case, tuple(file for file in files[case] if file.is_file())) for case in ids)
+
+
+def _bag(case: str, files: tuple[Path, ...]) -> SlideBag | None:
+    if not files:
+        return None
+    slides = [_open(file) for file in files]
+    widths = [slide.shape[1] for slide in slides]
+    if len(set(widths)) > 1:
+        raise ValueError(f"bags: the slides of {case} have {widths} features a patch; extract all with one encoder")
+    lengths = tuple(len(slide) for slide in slides)
+    return SlideBag(files=files, lengths=lengths, features=widths[0], dtype=slides[0].dtype)
 
 
 def _bag_file(folder: Path, slide: str) -> Path:
     return folder / f"{slide.removesuffix('.svs')}.pt"
 
 
-def _patches(file: Path) -> Tensor:
-    """The features of one slide, left on disk until a batch asks for them: a cohort of slides fills tens of GB."""
+def _open(file: Path) -> Tensor:
+    """The features of one slide, mapped: reading them is left to who looks at them."""
     patches = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     if not isinstance(patches, Tensor) or patches.ndim != 2 or 0 in patches.shape:
         raise ValueError(f"bags: {file.name} must hold a tensor [patches, features] with at least one patch")

@@ -49,6 +49,7 @@ class SurvivalReport:
         c_low: lower end of its 95 % bootstrap interval over patients.
         c_high: upper end.
         ipcw: Uno's C-index, weighted by the inverse probability of censoring in the training cohort.
+        auc: cumulative / dynamic AUC, mean over `times`, weighted likewise.
         ibs: integrated Brier score over `times`.
         logrank_p: of the halves above and below the median risk.
         times: months at which survival was evaluated.
@@ -72,6 +73,7 @@ class SurvivalReport:
     c_low: float
     c_high: float
     ipcw: float
+    auc: float
     ibs: float
     logrank_p: float
     times: FloatArray
@@ -90,6 +92,7 @@ class SurvivalReport:
         return {
             "c_index": self.c_index,
             "ipcw": self.ipcw,
+            "auc": self.auc,
             "ibs": self.ibs,
             "logrank_p": self.logrank_p,
         }
@@ -145,6 +148,7 @@ class Comparison:
                 "model": each.name,
                 "C-index": _interval(each.c_index, each.c_low, each.c_high),
                 "IPCW C-index": _number(each.ipcw),
+                "AUC over time": _number(each.auc),
                 "integrated Brier score": _number(each.ibs),
                 "log-rank p": f"{each.logrank_p:.2g}" if math.isfinite(each.logrank_p) else "n/a",
             }

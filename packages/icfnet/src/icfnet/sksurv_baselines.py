@@ -45,7 +45,9 @@ def cohort_table(cohort: Cohort, modalities: Sequence[str] = MODALITIES, facts: 
     if "wsi" in modalities and cohort.bags is not None:
         width = next((bag.shape[1] for bag in cohort.bags if bag is not None), 0)
         empty = np.full(width, np.nan)
-        means = np.stack([empty if bag is None else bag.mean(0).double().numpy() for bag in cohort.bags])
+        means = np.stack(
+            [empty if bag is None else cohort.patches(i).mean(0).double().numpy() for i, bag in enumerate(cohort.bags)]
+        )
         parts |= {f"patch mean {i}": means[:, i] for i in range(width)}
     if "genes" in modalities:
         for group, columns in (cohort.genes or {}).items():

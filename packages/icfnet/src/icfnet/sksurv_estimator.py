@@ -25,10 +25,11 @@ from torch import Tensor
 
 from icfnet.batches import Inputs, InputSizes, Scales
 from icfnet.bins import TimeBins
-from icfnet.cohort import Cohort
+from icfnet.cohort import Cohort, StoredBag
 from icfnet.config import MODALITIES, ICFNetConfig, require_modalities
 from icfnet.likelihood import log_survival, risk
 from icfnet.network import ICFNet
+from icfnet.sksurv_report import uses_treatment
 from icfnet.training import Schedule, train
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
     Attributes:
         config_: the network's configuration. bins_: TimeBins. modalities_: those the network reads.
         losses_: mean loss of each epoch. unique_times_: where survival functions step, months.
+        trained_on_: sha256 of the ids of the patients of `fit`. treatment_: whether it read of their treatments.
 
     >>> from icfnet.cohort import Cohort
     >>> genes = {"Oncogenes": torch.linspace(-1, 1, 12)[:, None]}
@@ -138,6 +140,8 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
         inputs = self._inputs(cohort)
         self.network_ = self._network()
         self.unique_times_ = np.unique(cohort.time)
+        self.trained_on_ = frozenset(map(content_hash, cohort.ids))
+        self.treatment_ = uses_treatment(self, cohort)
         label = torch.from_numpy(self.bins_.label(cohort.time))
         recipe = self._recipe(cohort, schedule) if self.out is not None else ""
         out = None if self.out is None else Path(self.out)
@@ -166,7 +170,10 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
         return self._functions(-np.log(np.maximum(survival, np.finfo(float).tiny)), return_array)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `model.safetensors` and `model.json`; a checkpoint's text tower is named, not copied."""
+        """Writes `model.safetensors` and `model.json`; a checkpoint's text tower is named, not copied.
+
+        Of the patients of `fit` it keeps hashes of their ids, so that `evaluate` can tell whom the model has seen.
+        """
         check_is_fitted(self, "network_")
         tower = self.text_tower_
         params = self.get_params(deep=False) | {"out": None, "text_model": (tower and tower.source) or "tiny"}
@@ -184,6 +191,8 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
             "races": self.scales_.races,
             "words": None if tower is None else tower.words,
             "losses": self.losses_,
+            "trained_on": sorted(self.trained_on_),
+            "treatment": self.treatment_,
         }
         weights = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         write_atomic(Path(folder) / WEIGHTS, weights)
@@ -223,6 +232,7 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
         sizes = InputSizes(**told["sizes"])
         model.scales_ = Scales(sizes=sizes, means=part("means"), deviations=part("deviations"), races=races)
         model.unique_times_, model.losses_ = np.asarray(told["times"]), told["losses"]
+        model.trained_on_, model.treatment_ = frozenset(told["trained_on"]), told["treatment"]
         model.text_tower_ = None
         if sizes.text is not None and text_model is None and model.text_model == "tiny":
             from icfnet.hf_text import FrozenTextTower
@@ -283,14 +293,12 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
 
     @torch.no_grad()
     def _logits(self, X: Cohort) -> Tensor:
-        """`[n, n_bins]` in double precision on the CPU, in batches of the training's size."""
+        """`[n, n_bins]` of whole bags, in double precision on the CPU."""
         check_is_fitted(self, "network_")
         inputs = self._inputs(_cohort(X, None))
         device = next(self.network_.parameters()).device
-        parts = []
-        for rows in torch.arange(len(X)).split(self.batch_size):  # type: ignore[no-untyped-call]
-            parts.append(self.network_(inputs.batch(rows, device, max_patches=self.max_patches)).logits.cpu())
-        return torch.cat(parts).double()
+        batches = inputs.whole(device, self.batch_size, max_patches=self.max_patches)
+        return torch.cat([self.network_(batch).logits.cpu() for batch in batches]).double()
 
     def _functions(self, values: NDArray[np.float64], return_array: bool) -> NDArray[Any]:
         if return_array:
@@ -301,7 +309,7 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
 
     def _recipe(self, cohort: Cohort, schedule: Schedule) -> str:
         """A hash of everything that decides the weights."""
-        bags = [None if bag is None else (list(bag.shape), float(bag.double().sum())) for bag in cohort.bags or ()]
+        bags = [None if bag is None else (list(bag.shape), _identity(bag)) for bag in cohort.bags or ()]
         tables = {"time": cohort.time, "event": cohort.event, "genes_present": cohort.genes_present}
         tables |= {f"genes.{group}": table.numpy() for group, table in (cohort.genes or {}).items()}
         if cohort.structured is not None:
@@ -320,6 +328,10 @@ class ICFNetSurvival(SurvivalAnalysisMixin, BaseEstimator):  # type: ignore[misc
             "torch": torch.__version__,
         }
         return content_hash(json.dumps(told, sort_keys=True))
+
+
+def _identity(bag: Tensor | StoredBag) -> object:
+    return float(bag.double().sum()) if isinstance(bag, Tensor) else bag.identity
 
 
 def _cohort(X: Cohort, y: NDArray[np.void] | None) -> Cohort:

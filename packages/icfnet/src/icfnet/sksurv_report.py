@@ -9,9 +9,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import pandas as pd
 from aisec_common.seeding import numpy_rng
+from aisec_common.study import content_hash
 from numpy.typing import ArrayLike, NDArray
 from sksurv.compare import compare_survival
-from sksurv.metrics import concordance_index_censored, concordance_index_ipcw, integrated_brier_score
+from sksurv.metrics import (
+    concordance_index_censored,
+    concordance_index_ipcw,
+    cumulative_dynamic_auc,
+    integrated_brier_score,
+)
 from sksurv.nonparametric import kaplan_meier_estimator
 
 from icfnet.cohort import TREATMENT, Cohort
@@ -45,7 +51,7 @@ def evaluate(
     """Everything the report holds, on patients the model was not trained on (section 6).
 
     Patients followed longer than the censoring of the training cohort is known for count as censored there in the
-    weighted scores (IPCW C-index, Brier score).
+    weighted scores (IPCW C-index, AUC, Brier score).
 
     Args:
         model: fitted.
@@ -61,17 +67,19 @@ def evaluate(
         The report; its `compare` fits baselines to `train`.
 
     Raises:
-        ValueError: for a test cohort without an event or comparable pair, or times out of reach.
+        ValueError: for a test cohort without an event or comparable pair, with patients the model or the baselines were
+            trained on, or with treatments where the model saw none; for times out of reach.
 
     >>> from icfnet.sksurv_baselines import CoxnetBaseline
     >>> from icfnet.synthetic import synthetic_cohort
     >>> train, test = synthetic_cohort(0, patients=160, training=120).cohort.split(0)
     >>> report = evaluate(CoxnetBaseline().fit(train), test, train=train, name="coxnet", resamples=20)
     >>> report.n, 0.5 < report.c_index < 1, list(report.metrics)
-    (40, True, ['c_index', 'ipcw', 'ibs', 'logrank_p'])
+    (40, True, ['c_index', 'ipcw', 'auc', 'ibs', 'logrank_p'])
     """
     if not test.event.any():
         raise ValueError("test must have at least one event")
+    require_unseen(model, test, train)
     risk = np.asarray(model.predict(test), dtype=np.float64)
     outcome = test.surv()
     reach = _reach(train)
@@ -93,6 +101,7 @@ def evaluate(
         c_low=float(low),
         c_high=float(high),
         ipcw=float(concordance_index_ipcw(train.surv(), clipped, risk, tied_tol=TIED)[0]),
+        auc=_auc(train.surv(), clipped, risk, grid),
         ibs=float(integrated_brier_score(train.surv(), clipped, survival, grid)),
         logrank_p=p_value,
         times=grid,
@@ -143,6 +152,27 @@ def risk_halves(outcome: NDArray[np.void], risk: FloatArray) -> tuple[tuple[Curv
         return (_curve("all", outcome),), np.nan
     curves = (_curve("lower risk", outcome[~higher]), _curve("higher risk", outcome[higher]))
     return curves, float(compare_survival(outcome, higher)[1])
+
+
+def require_unseen(model: object, test: Cohort, train: Cohort) -> None:
+    """Refuses test patients whom the model or its baselines were trained on, and treatments the model never saw.
+
+    Raises:
+        ValueError: saying how many patients, or how to leave the treatments out.
+    """
+    trained_on: frozenset[str] = getattr(model, "trained_on_", frozenset())
+    if known := sum(content_hash(name) in trained_on for name in test.ids):
+        raise ValueError(
+            f"test: the model was trained on {known} of these {len(test)} patients; "
+            "give the fold that was left out (--fold), or train without them"
+        )
+    if known := len(set(test.ids) & set(train.ids)):
+        raise ValueError(f"test: {known} of these {len(test)} patients are in train too; leave them out of one")
+    if not getattr(model, "treatment_", True) and uses_treatment(model, test):
+        raise ValueError(
+            "test tells of treatments and the model was trained without; "
+            'give test.without("treatment") (--without-treatment)'
+        )
 
 
 def uses_treatment(model: object, cohort: Cohort) -> bool:
@@ -199,6 +229,12 @@ def _checked_times(times: ArrayLike, outcome: NDArray[np.void]) -> FloatArray:
             f"times must be at least 2 distinct months in [{first:g}, {last:g}), the reach of both cohorts"
         )
     return grid
+
+
+def _auc(known: NDArray[np.void], outcome: NDArray[np.void], risk: FloatArray, grid: FloatArray) -> float:
+    """The mean over the times by which there was an event; NaN where there is none."""
+    times = grid[grid >= outcome["time"][outcome["event"]].min()]
+    return float(cumulative_dynamic_auc(known, outcome, risk, times, tied_tol=TIED)[1]) if len(times) else np.nan
 
 
 def _observed(outcome: NDArray[np.void], horizon: float) -> float:

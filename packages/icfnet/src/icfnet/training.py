@@ -31,7 +31,8 @@ class Schedule:
         learning_rate: constant.
         weight_decay: of the optimizer.
         optimizer: `adam`, or `adamw` with decoupled decay.
-        max_patches: a larger bag is cut to as many patches, drawn anew each step; None keeps all.
+        max_patches: a larger bag is cut to as many patches, drawn anew at each step; None keeps all. A prediction
+            reads whole bags in any case.
         seed: of the draws and of dropout.
 
     Raises:
