@@ -125,13 +125,13 @@ def test_figures_show_what_was_run():
 @pytest.mark.slow
 def test_the_quick_study(tmp_path):
     (room,) = choose_rooms(["gfmextract"])
-    tasks, _ = plan({room: STUDY}, tmp_path, "quick")
+    tasks, _ = plan({room: STUDY}, tmp_path, "quick", seeds=2)  # one a core
     assert run(tasks) == []
     found = outcomes_of(read_records(tmp_path, room.name))
     for by_arm in found.values():
         assert by_arm["untrained"].metrics["s6.accuracy"] < 0.4
         assert by_arm["gps"].metrics["s6.fidelity"] > 0.8
-        assert by_arm["gin"].metrics == {}
+        assert set(by_arm) == set(QUICK)
     judged = {judgement.claim.text: judgement for judgement in judge(STUDY, found)}
-    assert all(judgement.n == 3 for judgement in judged.values())
+    assert all(judgement.n == 2 for judgement in judged.values())
     assert all(judgement.effect > 0 for judgement in judged.values() if judgement.claim.premise)

@@ -87,13 +87,13 @@ def test_figures_show_what_was_measured():
 @pytest.mark.slow
 def test_the_quick_study(tmp_path):
     (room,) = choose_rooms(["interference-nn"])
-    tasks, _ = plan({room: STUDY}, tmp_path, "quick")
+    tasks, _ = plan({room: STUDY}, tmp_path, "quick", seeds=2)  # one a core
     assert run(tasks) == []
     outcomes = outcomes_of(read_records(tmp_path, room.name))
     for by_arm in outcomes.values():
         assert by_arm["interference"].metrics["clean"] >= 0.95
         assert by_arm["interference"].metrics["over_claim"] > 0
-        assert by_arm["pgd_at"].metrics == {}
+        assert set(by_arm) == set(QUICK)
     judged = judge(STUDY, outcomes)
-    assert judged[2].n == 3
+    assert judged[2].n == 2
     assert judged[1].verdict == "undecided"  # there is no PGD-AT at this scale

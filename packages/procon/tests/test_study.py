@@ -97,11 +97,11 @@ def test_figures_show_what_was_measured():
 @pytest.mark.slow
 def test_the_quick_study(tmp_path):
     (room,) = choose_rooms(["procon"])
-    tasks, _ = plan({room: STUDY}, tmp_path, "quick")
+    tasks, _ = plan({room: STUDY}, tmp_path, "quick", seeds=2)  # one a core
     assert run(tasks) == []
     outcomes = outcomes_of(read_records(tmp_path, room.name))
-    assert {arm for arm, outcome in outcomes[0].items() if outcome.metrics} == set(MAIN)
-    assert [judgement.n for judgement in judge(STUDY, outcomes)] == [3] * len(STUDY.claims)
+    assert set(outcomes[0]) == set(MAIN)
+    assert [judgement.n for judgement in judge(STUDY, outcomes)] == [2] * len(STUDY.claims)
     for by_arm in outcomes.values():
         aligned = by_arm["aligned"].metrics
         assert aligned["refusal_rate"] == 1.0

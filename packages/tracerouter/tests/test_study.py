@@ -95,14 +95,14 @@ def test_the_elbow_comes_first_among_the_budgets():
 @pytest.mark.slow
 def test_the_quick_study(tmp_path):
     (room,) = choose_rooms(["tracerouter"])
-    tasks, _ = plan({room: STUDY}, tmp_path, "quick")
+    tasks, _ = plan({room: STUDY}, tmp_path, "quick", seeds=2)  # one a core
     assert run(tasks) == []
     outcomes = outcomes_of(read_records(tmp_path, room.name))
     for by_arm in outcomes.values():
         assert by_arm["none"].metrics["resid.elbow.asr"] > 0.95
         assert by_arm["none"].metrics["resid.elbow.utility"] > 0.95
-        assert by_arm["direction"].metrics == {}
+        assert set(by_arm) == set(STUDY.runnable_arms("quick"))
     judged = {judgement.claim.arm + "/" + judgement.claim.over: judgement for judgement in judge(STUDY, outcomes)}
-    assert judged["path/none"].n == 3
+    assert judged["path/none"].n == 2
     assert judged["path/none"].effect > 0.5
-    assert "was not measured" in judged["path/printed_fis"].reason
+    assert "no outcome for printed_fis" in judged["path/printed_fis"].reason
