@@ -27,6 +27,26 @@ def test_every_method_trains_at_its_price_and_by_its_seed(method):
     assert not first.training
 
 
+def test_a_folder_of_another_training_is_refused_by_name(tmp_path):
+    recipe = Recipe(epochs=1, lr=0.01)
+
+    def again(method, **changes):
+        return fit_baseline(model(), BATCHES, method, recipe, folder=tmp_path, **changes)
+
+    made = {method: again(method, eps=0.1) for method in METHODS}
+    for method, changes, words in (
+        ("at", {"eps": 0.2}, "eps"),
+        ("at", {"eps": 0.1, "steps": 3}, "steps"),
+        ("fast", {"eps": 0.2}, "eps"),
+        ("free", {"eps": 0.1, "replays": 2}, "replays"),
+        ("mixup", {"label_smoothing": 0.0}, "label_smoothing"),
+    ):
+        with pytest.raises(ValueError, match=rf"with other {words}\); choose another folder"):
+            again(method, **changes)
+    assert again("plain", eps=0.2, steps=3) == made["plain"]  # it attacks nothing
+    assert again("at", eps=0.1, replays=9) == made["at"]
+
+
 class Recorder(nn.Module):
     """Linear, so that the worst perturbation is known; keeps what it sees in training."""
 

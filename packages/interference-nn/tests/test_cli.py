@@ -7,6 +7,7 @@ import torch
 from aisec_common.files import locked
 from PIL import Image
 from torch import nn
+from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
 from interference_nn import InterferenceNet, real_comparison
 from interference_nn.cli import main
@@ -31,9 +32,9 @@ def data(tmp_path_factory):
 def fitted(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("net")
     words = ["fit", "--backbone", "resnet18", "--data", data, "--out", folder, "--draws", "2", *SMALL]
-    words += ["--head-epochs", "1", "--finetune-epochs", "1", "--batch-size", "6"]
+    words += ["--head-epochs", "1", "--finetune-epochs", "1", "--batch-size", "6", "--alpha", "random"]
     assert main([str(word) for word in words]) == 0
-    return folder
+    return folder, words
 
 
 def run(capsys, *words):
@@ -43,14 +44,29 @@ def run(capsys, *words):
 
 
 def test_fit_saves_a_network(fitted):
-    net = InterferenceNet.load(fitted)
+    net = InterferenceNet.load(fitted[0])
     assert net.classes == 2
     assert net.bank_images.shape == (8, 3, 32, 32)
     assert net.settings.draws == 2
+    assert net.settings.alpha == "random"
+
+
+def test_fit_with_other_settings_does_not_give_the_first_network(fitted, capsys):
+    folder, words = fitted
+    before = (folder / "interference.safetensors").read_bytes()
+    assert run(capsys, *words)[0] == 0
+    for more, differing in (
+        (["--adversarial"], "adversarial, eps, attack_steps"),
+        (["--alpha", "0.5"], "alpha"),
+    ):
+        status, _, error = run(capsys, *words, *more)
+        assert status == 2, more
+        assert f"with other {differing})" in error.splitlines()[-1]
+    assert (folder / "interference.safetensors").read_bytes() == before
 
 
 def test_ladder_writes_table_text_and_page_and_goes_on(fitted, data, tmp_path, capsys):
-    words = ["ladder", "--net", fitted, "--data", data, "--out", tmp_path, "--images", "4", "--eps", "4"]
+    words = ["ladder", "--net", fitted[0], "--data", data, "--out", tmp_path, "--images", "4", "--eps", "4/255"]
     words += ["--effort", "quick", "--device", "cpu"]
     status, out, _ = run(capsys, *words)
     assert status == 0
@@ -66,6 +82,25 @@ def test_ladder_writes_table_text_and_page_and_goes_on(fitted, data, tmp_path, c
     status, _, error = run(capsys, *words, "--seed", "1")
     assert status == 2
     assert "of a report with other seed" in error.splitlines()[-1]
+
+
+def test_beside_its_undefended_backbone_there_is_an_over_claim_and_a_verdict(fitted, data, tmp_path, capsys):
+    """The README's command, on a classifier of two classes from a folder."""
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], num_labels=2, layer_type="basic")
+    torch.manual_seed(0)
+    ResNetForImageClassification(config).save_pretrained(tmp_path / "plain")
+    ViTImageProcessor().save_pretrained(tmp_path / "plain")
+    words = ["ladder", "--net", fitted[0], "--backbone", f"hf:{tmp_path / 'plain'}", "--data", data]
+    words += ["--out", tmp_path / "out", "--images", "2", "--eps", "4/255", "--effort", "quick", "--device", "cpu"]
+    status, out, error = run(capsys, *words, "--control")
+    assert status == 0, error
+    table = pd.read_csv(tmp_path / "out" / "ladder.csv").set_index("model")
+    assert list(table.index) == ["interference", "plain", "noise average"]
+    assert table["R1"].notna().all()
+    assert (table["over-claim"] - (table["R1"] - table["worst case"])).abs().max() < 1e-3
+    text = (tmp_path / "out" / "ladder.md").read_text()
+    assert "R1 (no undefended model was given)" not in text
+    assert "no baseline was given" not in out
 
 
 def test_a_pretrained_backbone_is_climbed_beside_its_wrapped_self(data, tmp_path, monkeypatch, capsys):
@@ -91,8 +126,9 @@ def test_a_pretrained_backbone_is_climbed_beside_its_wrapped_self(data, tmp_path
     assert (status, error.splitlines()[-1]) == (2, "interference-nn: enough")
     assert asked["images"].shape == (3, 3, 32, 32)
     assert asked["net"].settings.mode == "keyed"
-    assert asked["eps"] == [4 / 255, 16 / 255]
+    assert asked["eps"] == (4 / 255, 16 / 255)
     plain = asked["baselines"]["plain"]
+    assert (set(asked["baselines"]), asked["control"]) == ({"plain"}, None)
     images = asked["images"]
     assert torch.allclose(plain(images), asked["net"].without_interference(images), atol=1e-5)
 
@@ -137,7 +173,9 @@ def test_misuse_is_one_line(data, fitted, tmp_path, capsys):
         ([*fit, "--data", data, "--alpha", "2"], "alpha"),
         ([*ladder], "give --net"),
         ([*ladder, "--net", tmp_path / "none"], "none"),
-        ([*ladder, "--net", fitted, "--eps", "0"], "--eps"),
+        ([*ladder, "--net", fitted[0], "--eps", "0"], "--eps"),
+        ([*ladder, "--net", fitted[0], "--eps", "4"], "such as 8/255, not 4"),
+        ([*fit, "--data", data, "--eps", "4.0"], "such as 8/255, not 4.0"),
         ([*ladder, "--backbone", "resnet18", "--size", "32"], "was not trained for the 2 classes"),
         (["compare", "--out", tmp_path, "--images", "0"], "--images"),
     ):

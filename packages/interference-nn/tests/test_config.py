@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from interference_nn.config import CompareConfig, FitConfig, LadderConfig
+from interference_nn.config import CompareConfig, FitConfig, LadderConfig, radius
 
 HERE = Path()
 
@@ -15,7 +15,11 @@ HERE = Path()
         (lambda: LadderConfig(data=HERE, out=HERE), "--net"),
         (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, weights="x"), "--weights"),
         (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, mode="keyed"), "--key"),
-        (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, eps=(0.0,)), "--eps"),
+        (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, control=True), "--control needs --backbone"),
+        (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, eps=()), "--eps"),
+        (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, eps=("8/255", "0")), "--eps"),
+        (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, eps=("4",)), "such as 8/255, not 4"),
+        (lambda: FitConfig(backbone="resnet18", data=HERE, out=HERE, eps="1"), "such as 8/255, not 1"),
         (lambda: LadderConfig(data=HERE, out=HERE, net=HERE, images=0), "--images"),
         (lambda: CompareConfig(out=HERE, images=0), "--images"),
     ],
@@ -27,4 +31,11 @@ def test_misuse(make, message):
 
 def test_both_a_network_and_its_undefended_backbone_may_be_given():
     config = LadderConfig(data=HERE, out=HERE, net=HERE, backbone="resnet18", weights="IMAGENET1K_V1")
-    assert config.eps == (4.0, 16.0)
+    assert config.radii == (4 / 255, 16 / 255)
+    assert FitConfig(backbone="resnet18", data=HERE, out=HERE, eps="0.0157").radius == 0.0157
+
+
+@pytest.mark.parametrize("text", ["eight", "1/0", "nan", "-1/255"])
+def test_no_radius(text):
+    with pytest.raises(ValueError, match="8/255"):
+        radius(text)

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from small_nets import CLASSES, images, labels, net
+from small_nets import CLASSES, bank, images, labels, net
 
 from interference_nn import InterferenceNet, ProceduralBackgrounds, fit
 from interference_nn.agreement import agreement_auroc
@@ -86,6 +86,56 @@ def test_a_seed_decides_and_a_folder_resumes(tmp_path):
         fit(broken, BATCHES, folder=tmp_path, progress=stop)
     assert fit(resumed, BATCHES, folder=tmp_path) == histories[0]
     assert all(torch.equal(a, b) for a, b in zip(state(first).values(), state(resumed).values(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with both stages of a plain fit."""
+    folder = tmp_path_factory.mktemp("fit")
+    return folder, fit(net(), BATCHES, finetune_epochs=1, folder=folder)
+
+
+@pytest.mark.parametrize(
+    ("network", "changes", "words"),
+    [
+        ({}, {"adversarial": True}, r"all\.pt.*with other adversarial, eps, attack_steps\)"),
+        ({}, {"label_smoothing": 0.0}, r"heads\.pt.*with other label_smoothing\)"),
+        ({}, {"head_epochs": 0}, r"all\.pt.*with other head_epochs\)"),
+        ({"head": "joint"}, {}, r"with other head\)"),
+        ({"alpha": 0.4}, {}, r"with other alpha\)"),
+        ({"alpha": "random"}, {}, r"with other alpha\)"),
+        ({"weight": 0.1}, {}, r"with other weight\)"),
+        ({"interference": "mosaic"}, {}, r"with other interference\)"),
+        ({"bank": bank(seed=1)}, {}, r"with other bank\)"),
+    ],
+)
+def test_a_folder_of_another_training_is_refused_by_name(kept, network, changes, words):
+    folder, _ = kept
+    with pytest.raises(ValueError, match=words) as caught:
+        fit(net(**network), BATCHES, **{"finetune_epochs": 1, "folder": folder, **changes})
+    assert "choose another folder" in str(caught.value)
+
+
+def test_what_does_not_train_may_change(kept):
+    folder, history = kept
+    for network, changes in (({}, {"eps": 0.5}), ({"draws": 2, "mode": "fixed"}, {})):
+        assert fit(net(**network), BATCHES, finetune_epochs=1, folder=folder, **changes) == history
+
+
+def test_the_radius_counts_where_it_attacks(tmp_path):
+    told = {"finetune_epochs": 1, "head_epochs": 0, "adversarial": True, "folder": tmp_path}
+    fit(net(), BATCHES, **told, eps=0.1)
+    with pytest.raises(ValueError, match=r"with other eps\)"):
+        fit(net(), BATCHES, **told, eps=0.2)
+
+
+def test_weights_of_a_named_backbone_count(tmp_path):
+    backbone = conv_backbone(width=4)
+    first, second = net(backbone), net(backbone)
+    first.backbone.weights, second.backbone.weights = None, "IMAGENET1K_V2"
+    fit(first, BATCHES, finetune_epochs=0, folder=tmp_path)
+    with pytest.raises(ValueError, match=r"with other weights\)"):
+        fit(second, BATCHES, finetune_epochs=0, folder=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from small_nets import images, labels
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from interference_nn.training import Recipe, train
 
@@ -75,6 +75,48 @@ def test_order_follows_from_the_seed_for_a_loader_with_its_own_generator():
     assert not equal(first, other)
 
 
+def test_other_data_or_settings_are_told(tmp_path):
+    recipe = Recipe(epochs=1, lr=0.05)
+    made = trained(model(), recipe, folder=tmp_path, settings={"eps": 0.1})
+    assert trained(model(), recipe, folder=tmp_path, settings={"eps": 0.1}) == made
+    with pytest.raises(ValueError, match=r"with other eps\)"):
+        trained(model(), recipe, folder=tmp_path, settings={"eps": 0.2})
+    batches = [(images(10, seed=i), labels(10)) for i in range(4)]
+    others = [(images(10, seed=9), labels(10)), *batches[1:]]
+    known = tmp_path / "batches"
+    trained(model(), recipe, batches, folder=known)
+    for other, words in (
+        (others, r"with other images\)"),
+        ([(x, y.flip(0)) for x, y in batches], r"with other labels\)"),
+        (batches[:3], r"with other batches\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            trained(model(), recipe, other, folder=known)
+
+
+@pytest.mark.parametrize("own", [None, "loader", "sampler"])
+def test_looking_at_the_first_batch_leaves_order_and_augmentation_alone(tmp_path, own):
+    """A folder must not change a training, nor where the second stage begins its generator."""
+
+    class Flipped(TensorDataset):
+        def __getitem__(self, i):
+            x, y = super().__getitem__(i)
+            return x.flip(-1) if torch.rand(()) < 0.5 else x, y
+
+    def data():
+        flipped = Flipped(images(40), labels(40))
+        generator = None if own is None else torch.Generator().manual_seed(7)
+        if own == "sampler":
+            return DataLoader(flipped, batch_size=10, sampler=RandomSampler(flipped, generator=generator))
+        return DataLoader(flipped, batch_size=10, shuffle=True, generator=generator)
+
+    recipe = Recipe(epochs=2, lr=0.05)
+    without, kept = model(), model()
+    assert trained(without, recipe, data()) == trained(kept, recipe, used := data(), folder=tmp_path)
+    assert equal(without, kept)
+    assert trained(model(), recipe, used, folder=tmp_path) == trained(model(), recipe, data(), folder=tmp_path)
+
+
 def test_the_global_generator_is_left_alone():
     state = torch.get_rng_state()
     net = model()
@@ -100,8 +142,10 @@ def test_frozen_parts_stay_in_eval_mode():
 
 def test_wrong_trainings_are_refused(tmp_path):
     trained(model(), Recipe(epochs=1, lr=0.05), folder=tmp_path)
-    with pytest.raises(ValueError, match="another training"):
+    with pytest.raises(ValueError, match="of a training with other lr"):
         trained(model(), Recipe(epochs=1, lr=0.5), folder=tmp_path)
+    with pytest.raises(ValueError, match="with other seed, images, labels"):  # another order
+        trained(model(), Recipe(epochs=1, lr=0.05), folder=tmp_path, seed=1)
     (tmp_path / "all.pt").write_bytes(b"torn")
     with pytest.raises(ValueError, match="choose another folder") as caught:
         trained(model(), Recipe(epochs=1, lr=0.05), folder=tmp_path)

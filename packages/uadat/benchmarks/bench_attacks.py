@@ -1,10 +1,11 @@
 """Our PGD and EOT steps beside those of torchattacks and ART: `python benchmarks/bench_attacks.py [--out FILE]`.
 
 All attack one model with the same images, eps, steps and step size, from the clean images, so that they should break
-the same ones: accuracies more than 1 pp apart stop the benchmark. EOT: Gaussian noise on the input, 8 draws a step; the
-peer passes them one at a time, and ART has no such attack for images. `early stop` leaves broken images alone, which
-only we do. Seconds are those of one processor core (on an accelerator: of the clock); all attacks take turns,
-and a ratio is the median over the rounds. Throughput is images times steps a second.
+the same ones: accuracies more than 1 pp apart stop the benchmark. EOT-PGD is exempt from that, because each draws
+noise of its own: Gaussian on the input, 8 draws a step; the peer passes them one at a time, and ART has no such attack
+for images. `early stop` leaves broken images alone, which only we do. Seconds are those of one processor core (on an
+accelerator: of the clock); all attacks take turns, and a ratio is the median over the rounds. Throughput is images
+times steps a second.
 """
 
 from __future__ import annotations

@@ -1,3 +1,8 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import torch
 from aisec_common.testing import RoomContract
 
@@ -24,7 +29,16 @@ def loss(**settings):
     return UADLoss(**{"eps": 0.1, "layer": "stage2", "steps": 1, **settings})
 
 
-ATTACKED = (loss(), TRADESLoss(0.1), ATLoss(0.1), MARTLoss(0.1), StandardLoss())
+QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.py"
+OFFLINE = f"""
+import runpy, socket
+def refused(*_): raise OSError("the quickstart must not use the network")
+socket.socket.connect = refused
+runpy.run_path({str(QUICKSTART)!r}, run_name="__main__")
+"""
+
+OFF = {"samples": 0, "refine": False, "stat": 0.0, "iga": 0.0}
+ATTACKED = (loss(), loss(**OFF), TRADESLoss(0.1), ATLoss(0.1), MARTLoss(0.1), StandardLoss())
 
 
 class TestContract(RoomContract):
@@ -57,3 +71,16 @@ class TestContract(RoomContract):
         (lambda: digits(0, train=5), "train"),
         (lambda: loader(digits(0).train, 0), "batch_size"),
     )
+
+    def test_quickstart_runs(self, tmp_path, monkeypatch):
+        """Offline, from an empty cache, with a table of both."""
+        if not QUICKSTART.exists():
+            pytest.skip("the examples are in the checkout only")
+        monkeypatch.setenv("AISEC_CACHE", str(tmp_path))
+        command = [sys.executable, "-W", "error::DeprecationWarning", "-c", OFFLINE]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        lines = [line.split("|") for line in done.stdout.splitlines() if line.startswith("|")]
+        rows = {line[1].strip(): line for line in lines}
+        assert {"UAD", "TRADES"} <= set(rows)
+        assert float(rows["TRADES"][3]) > 0.5  # clean accuracy

@@ -38,29 +38,41 @@ def step(model, loss, found):
     return result.parts
 
 
-def worker(rank, folder, cov, weights_too):
+CASES = {"diag": ("diag", False), "lowrank": ("lowrank", False), "weights too": ("diag", True)}
+
+
+def worker(rank, folder):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     try:
-        maker, loss = staged(), UADLoss(**settings(cov))
-        rows = slice(10 * rank, 10 * rank + 10)
-        found = views(UADLoss(**settings(cov)), maker, rows)
-        model = DistributedDataParallel(staged(), broadcast_buffers=False)
-        step(model, AWP(loss, 0.1) if weights_too else loss, found)
-        images, labels = batch(20)
-        right = torch.arange(20) % 3 > 0
-        own = right[rows]
-        loss.gaussians.update(images[rows].mean((2, 3))[own], labels[rows][own], 4, group_of(model))
-        gradient = torch.cat([weight.grad.flatten() for weight in model.parameters()])
-        torch.save({"gradient": gradient, "state": loss.state_dict()}, f"{folder}/{rank}.pt")
+        for case, (cov, weights_too) in CASES.items():
+            maker, loss = staged(), UADLoss(**settings(cov))
+            rows = slice(10 * rank, 10 * rank + 10)
+            found = views(UADLoss(**settings(cov)), maker, rows)
+            model = DistributedDataParallel(staged(), broadcast_buffers=False)
+            step(model, AWP(loss, 0.1) if weights_too else loss, found)
+            images, labels = batch(20)
+            right = torch.arange(20) % 3 > 0
+            own = right[rows]
+            loss.gaussians.update(images[rows].mean((2, 3))[own], labels[rows][own], 4, group_of(model))
+            gradient = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+            torch.save({"gradient": gradient, "state": loss.state_dict()}, f"{folder}/{case} {rank}.pt")
     finally:
         distributed.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What two processes saved of every case; starting them is what takes long."""
+    folder = tmp_path_factory.mktemp("ranks")
+    processes.spawn(worker, (str(folder),), nprocs=2)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("cov", "weights_too"), [("diag", False), ("lowrank", False), ("diag", True)])
-def test_two_processes_are_one_with_the_doubled_batch(tmp_path, cov, weights_too):
-    processes.spawn(worker, (str(tmp_path), cov, weights_too), nprocs=2)
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one_with_the_doubled_batch(ranks, case):
+    cov, weights_too = CASES[case]
     model, loss = staged(), UADLoss(**settings(cov))
     found = views(UADLoss(**settings(cov)), model, slice(None))
     step(model, AWP(loss, 0.1) if weights_too else loss, found)
@@ -69,7 +81,7 @@ def test_two_processes_are_one_with_the_doubled_batch(tmp_path, cov, weights_too
     loss.gaussians.update(images.mean((2, 3))[right], labels[right], 4)
     expected = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     for rank in range(2):
-        saved = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        saved = torch.load(ranks / f"{case} {rank}.pt", weights_only=True)
         torch.testing.assert_close(saved["gradient"], expected, rtol=1e-4, atol=1e-6)
         for name, value in loss.state_dict().items():
             torch.testing.assert_close(saved["state"][name], value, rtol=1e-4, atol=1e-7)

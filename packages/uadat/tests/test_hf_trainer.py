@@ -131,13 +131,13 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from test_hf_trainer import loaders, trainer
-trainer(epochs=40, out=Path(sys.argv[1])).fit(*loaders())
+trainer(epochs=10, out=Path(sys.argv[1])).fit(*loaders())
 """
 
 
 @pytest.mark.slow
 def test_killed_and_resumed(tmp_path):
-    whole = curve(trainer(epochs=40).fit(*loaders()))
+    whole = curve(trainer(epochs=10).fit(*loaders()))
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path)], env=environment)
     until = time.monotonic() + 120
@@ -146,7 +146,7 @@ def test_killed_and_resumed(tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert (tmp_path / "state.pt").exists()
-    assert curve(trainer(epochs=40, out=tmp_path).fit(*loaders())) == whole
+    assert curve(trainer(epochs=10, out=tmp_path).fit(*loaders())) == whole
 
 
 RANKS = """

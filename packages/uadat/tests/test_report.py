@@ -2,7 +2,7 @@ import pytest
 import torch
 from aisec_common.seeding import torch_rng
 from aisec_common.torch.linf_pgd import linf_pgd
-from aisec_common.torch.robustness import Rung
+from aisec_common.torch.robustness import Rung, callable_attack
 from torch import nn
 
 from uadat.baselines import TRADESLoss
@@ -42,6 +42,7 @@ class Quantised(Sharp):
 
 def test_passes_an_adversarially_trained_model_and_goes_on_from_its_samples(trades, tmp_path):
     report = robust_report(trades, TEST, EPS, attacks="quick", folder=tmp_path)
+    assert report.passes == 1
     assert report.flags == ()
     report.raise_if_masked()
     assert report.accuracy("clean") > 0.8
@@ -92,6 +93,57 @@ def test_a_transfer_rung_joins_where_a_surrogate_is_given(trades):
     report = robust_report(trades, few, EPS, attacks="quick", surrogate=small_resnet(10, seed=1))
     assert "transfer" in [rung.name for rung in report.rungs]
     assert len(report.about["surrogate"]) == 12
+
+
+class Noisy(Sharp):
+    """Random, and says so; `once` is what a call averages."""
+
+    random = True
+
+    def once(self, images):
+        return self.model((images + 0.3 * torch.rand_like(images)).clamp(0, 1))
+
+    def forward(self, images):
+        return torch.stack([self.once(images).softmax(1) for _ in range(4)]).mean(0).log()
+
+
+def test_a_random_model_is_attacked_through_its_average_and_scored_often(trades):
+    few = TEST[0][:20], TEST[1][:20]
+    report = robust_report(Noisy(trades), few, EPS, attacks="quick")
+    assert {rung.name for rung in report.rungs if rung.kind == "adaptive"} == {
+        "EOT-PGD-20",
+        "EOT-APGD-CE",
+        "EOT-APGD-DLR",
+    }
+    assert report.passes == 10
+    shares = report.samples["mean"]
+    assert ((shares > 0) & (shares < 1)).any()
+    assert not report.samples[shares < 1]["right"].any()  # wrong once in ten passes is wrong
+    with pytest.raises(ValueError, match="seeds must be 1 for a random model"):
+        robust_report(Noisy(trades), few, EPS, attacks="quick", seeds=2)
+
+
+def test_a_further_attack_counts_in_the_worst_case(trades):
+    """AutoAttack of its authors comes as an object; this one breaks all images but the first."""
+
+    class Object:
+        epsilon = EPS
+
+        def run_standard_evaluation(self, images, labels, bs):
+            self.images = len(images)
+            attacked = linf_pgd(trades, images, labels, eps=EPS, steps=50, early_stop=False)
+            return torch.cat([images[:1], attacked[1:]])
+
+    few = TEST[0][:20], TEST[1][:20]
+    made = Object()
+    rung = callable_attack("AutoAttack", "white_box", made)
+    report = robust_report(trades, few, EPS, attacks="quick", extra_rungs=[rung])
+    assert [each.name for each in report.rungs][-1] == "AutoAttack"
+    assert made.images == round(report.accuracy("clean") * 20)
+    assert report.right("AutoAttack", EPS).any()
+    assert report.worst_case() <= report.accuracy("AutoAttack")
+    with pytest.raises(ValueError, match="distinct names"):
+        robust_report(trades, few, EPS, attacks="quick", extra_rungs=[rung, rung])
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import torch
 from aisec_common.torch.hooks import capture
 from torch import nn
 
+from uadat import gradient_alignment
 from uadat.wide_resnet import PreActivation, WideResNet
 
 
@@ -25,6 +26,14 @@ def test_a_block_without_weights_passes_its_input_on():
     nn.init.zeros_(block.conv2.weight)
     features = torch.randn(2, 4, 6, 6)
     assert torch.equal(block(features), features)
+
+
+def test_its_kinks_are_seen_and_hold_no_weights(monkeypatch):
+    model, said = WideResNet(5, depth=10, width=1), []
+    monkeypatch.setattr(gradient_alignment, "_warn", lambda: said.append(True))
+    gradient_alignment.warn_of_kinks(model)
+    assert said == [True]
+    assert not any("relu" in name for name in model.state_dict())
 
 
 def test_a_depth_that_cannot_be():

@@ -29,6 +29,9 @@ class Backbone(nn.Module):
         pretrained: weight [K, d] and bias [K] of the classifier it was trained with.
         source: what `backbone_of` can build the architecture from again; None for a module of the user's own.
 
+    Attributes:
+        weights: those that `backbone_of` was asked for beside a name.
+
     Raises:
         ValueError: if mean and std fit neither one nor C channels, or std is not positive.
 
@@ -55,6 +58,7 @@ class Backbone(nn.Module):
         self.features = features
         self.dim, self.channels, self.size, self.source = dim, channels, size, source
         self.pretrained = pretrained
+        self.weights: str | None = None
         for name, given in (("mean", mean), ("std", std)):
             values = torch.as_tensor(given, dtype=torch.float32).reshape(-1)
             if len(values) not in (1, channels):
@@ -130,6 +134,7 @@ def backbone_of(
         if prefix not in _PREFIXES:
             raise ValueError(f"backbone {given!r}: the prefix must be one of {', '.join(_PREFIXES)}")
         backbone: Backbone = _adapter(_PREFIXES[prefix]).load(name, weights)
+        backbone.weights = weights
     elif not isinstance(given, nn.Module):
         raise TypeError(f"backbone must be a name or a module, not {type(given).__name__}")
     elif weights is not None:

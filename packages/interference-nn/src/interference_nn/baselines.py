@@ -70,6 +70,7 @@ def fit_baseline(
         raise ValueError(f"eps must be positive for method {method!r}, in units of the images, not {eps}")
     if min(steps, replays) < 1:
         raise ValueError(f"steps and replays must be at least 1, not {steps} and {replays}")
+    uses = {"at": {"eps": eps, "steps": steps}, "fast": {"eps": eps}, "free": {"eps": eps, "replays": replays}}
     return train(
         model,
         loader,
@@ -78,6 +79,7 @@ def fit_baseline(
         stage=method,
         seed=seed,
         folder=folder,
+        settings={**uses.get(method, {}), "label_smoothing": label_smoothing},
         accelerator=accelerator,
         progress=progress,
     )

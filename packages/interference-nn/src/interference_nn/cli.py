@@ -18,6 +18,8 @@ from interference_nn.config import CompareConfig, FitConfig, LadderConfig
 from interference_nn.rungs import EFFORTS
 
 if TYPE_CHECKING:
+    from aisec_common.torch.linf_pgd import Model
+
     from interference_nn.ladder_report import LadderReport
     from interference_nn.net import InterferenceNet
 
@@ -27,6 +29,8 @@ NEEDS = {
     "transformers": "hf",
     "skimage": "photographs",
 }
+
+CONTROL = "noise average"
 
 Command = (
     Annotated[FitConfig, tyro.conf.subcommand("fit")]
@@ -86,7 +90,7 @@ def _fit(config: FitConfig) -> None:
             finetune_epochs=config.finetune_epochs,
             lr=config.lr,
             adversarial=config.adversarial,
-            eps=config.eps / 255,
+            eps=config.radius,
             seed=config.seed,
             folder=config.out,
             progress=show,
@@ -100,7 +104,8 @@ def _fit(config: FitConfig) -> None:
 def _ladder(config: LadderConfig) -> None:
     from aisec_common.torch.device import resolve_device
 
-    from interference_nn.ladder import ladder
+    from interference_nn.baselines import NoiseAverage
+    from interference_nn.ladder import PLAIN, ladder
     from interference_nn.net import InterferenceNet
     from interference_nn.torchvision_images import image_folder, some_images
 
@@ -116,13 +121,19 @@ def _ladder(config: LadderConfig) -> None:
     if bare.classes != len(data.classes):
         raise ValueError(f"--data has {len(data.classes)} classes, the network {bare.classes}; give its own data")
     net = bare.variant(mode=config.mode, key=key).to(device)
-    baselines = {} if plain is None else {"plain": plain.variant(alpha=0.0, draws=1, mode="fixed").to(device)}
+    baselines: dict[str, Model] = {}
+    if plain is not None:
+        baselines[PLAIN] = undefended = plain.variant(alpha=0.0, draws=1, mode="fixed").to(device)
+        if config.control:
+            sigma = net.settings.blend * float(net.bank_images.std())
+            baselines[CONTROL] = NoiseAverage(undefended, sigma=sigma, draws=net.settings.draws).eval()
     with locked(config.out, "--out"), counting() as show:
         report = ladder(
             net,
             some_images(data, config.images, seed=config.seed),
-            eps=[radius / 255 for radius in config.eps],
+            eps=config.radii,
             baselines=baselines,
+            control=CONTROL if config.control else None,
             effort=config.effort,
             batch_size=config.batch_size,
             seed=config.seed,

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 from interference_nn.rungs import EffortName
 from interference_nn.settings import Head, Interference, Mode
+
+
+def radius(text: str) -> float:
+    """The size of an l_inf ball, written as a fraction or as a number, in units of images in [0, 1].
+
+    Raises:
+        ValueError: if it is none, or outside (0, 1).
+
+    >>> radius("8/255") == 8 / 255, radius("0.15")
+    (True, 0.15)
+    """
+    try:
+        eps = float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"--eps must be a number or a fraction such as 8/255, not {text!r}") from None
+    if not 0 < eps < 1:
+        raise ValueError(f"--eps must lie in (0, 1), in units of images in [0, 1] such as 8/255, not {text}")
+    return eps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +43,7 @@ class FitConfig:
         background_labels: of procedural backgrounds.
         size: side of the images in pixels.
         interference: superpose, mosaic or channel.
-        alpha: share of the background in a blend.
+        alpha: share of the background in a blend, or `random` for each training image.
         draws: backgrounds averaged over in a prediction.
         mode: random or fixed; a keyed network is made from either in Python, because no file keeps its key.
         head: two, joint or extra_class.
@@ -32,7 +51,7 @@ class FitConfig:
         finetune_epochs: of the second, all weights.
         lr: of the second.
         adversarial: PGD inside of the second stage.
-        eps: its radius, in 255ths.
+        eps: its radius, such as 8/255.
         batch_size: images at once.
         workers: processes that read images.
         device: auto, cpu, cuda or mps.
@@ -51,7 +70,7 @@ class FitConfig:
     background_labels: int = 8
     size: int = 224
     interference: Interference = "superpose"
-    alpha: float = 0.5
+    alpha: float | Literal["random"] = 0.5
     draws: int = 8
     mode: Literal["random", "fixed"] = "random"
     head: Head = "two"
@@ -59,7 +78,7 @@ class FitConfig:
     finetune_epochs: int = 3
     lr: float = 1e-3
     adversarial: bool = False
-    eps: float = 4.0
+    eps: str = "4/255"
     batch_size: int = 256
     workers: int = 0
     device: str = "auto"
@@ -68,6 +87,12 @@ class FitConfig:
     def __post_init__(self) -> None:
         _at_least(self, 1, "bank", "background_labels", "size", "batch_size")
         _at_least(self, 0, "workers", "head_epochs", "finetune_epochs")
+        self.radius  # noqa: B018
+
+    @property
+    def radius(self) -> float:
+        """eps as a number."""
+        return radius(self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +105,10 @@ class LadderConfig:
         backbone: a pretrained classifier with as many classes as the data has subfolders: the undefended baseline that
             R1 attacks, and without `net` what is put behind backgrounds.
         weights: of that backbone.
+        control: also climb with that backbone averaged over noise as strong as the backgrounds', which must not do as
+            well for the verdict to be theirs; it costs what the network costs.
         images: of the data, chosen at random.
-        eps: radii, in 255ths.
+        eps: radii, such as 4/255 16/255.
         effort: quick, standard or full.
         mode: of the network's draws.
         key: of mode keyed; it is shown in the list of processes, so take one that protects nothing.
@@ -100,8 +127,9 @@ class LadderConfig:
     net: Path | None = None
     backbone: str | None = None
     weights: str | None = None
+    control: bool = False
     images: int = 1000
-    eps: tuple[float, ...] = (4.0, 16.0)
+    eps: tuple[str, ...] = ("4/255", "16/255")
     effort: EffortName = "standard"
     mode: Mode = "random"
     key: str | None = None
@@ -115,11 +143,19 @@ class LadderConfig:
             raise ValueError("give --net, a folder that fit wrote, or --backbone, a pretrained classifier, or both")
         if self.weights is not None and self.backbone is None:
             raise ValueError("--weights belong to --backbone")
+        if self.control and self.backbone is None:
+            raise ValueError("--control needs --backbone, the classifier that is averaged over noise")
         if (self.mode == "keyed") != (self.key is not None):
             raise ValueError("--key belongs to --mode keyed, and that mode needs it")
         _at_least(self, 1, "images", "size", "batch_size")
-        if not self.eps or min(self.eps) <= 0:
-            raise ValueError("--eps must be positive numbers, in 255ths")
+        if not self.eps:
+            raise ValueError("--eps must be one radius or more, such as 4/255 16/255")
+        self.radii  # noqa: B018
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        """The radii as numbers."""
+        return tuple(map(radius, self.eps))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from aisec_common.study import content_hash
 from aisec_common.torch.linf_pgd import evaluating, linf_pgd
 from torch import Tensor
 
@@ -54,7 +55,8 @@ def fit(
         eps: radius of those, in units of the images.
         attack_steps: 1-3 steps of PGD, of size eps / 2 (eps for one step).
         seed: of draws and order.
-        folder: for `heads.pt` and `all.pt`, to resume from after a kill.
+        folder: for `heads.pt` and `all.pt`, to resume from after a kill; what they hold must be of the same data, bank
+            and settings, those of inference (mode, draws) apart.
         accelerator: an `accelerate.Accelerator`, for several processes.
         progress: called with (stage, steps done, steps in all).
 
@@ -62,8 +64,8 @@ def fit(
         All epochs, with losses and counted passes of the backbone.
 
     Raises:
-        ValueError: for labels or images out of range, an empty loader, a loss that is not finite, or settings out of
-            their range.
+        ValueError: for labels or images out of range, an empty loader, a loss that is not finite, settings out of
+            their range, or a folder of another training.
 
     Source: two stages as the paper's "pre-trained ResNet-152 makes training cheap" suggests; the numbers are ours
     [design].
@@ -83,7 +85,9 @@ def fit(
     heads = Recipe(epochs=head_epochs, lr=head_lr, optimizer="adamw", schedule="constant", weight_decay=weight_decay)
     whole = Recipe(epochs=finetune_epochs, lr=lr, optimizer=optimizer, schedule=schedule, weight_decay=weight_decay)
 
-    def run(recipe: Recipe, stage: str, attack: _Attack | None) -> tuple[Epoch, ...]:
+    made = {} if folder is None else {**_made_of(net), "label_smoothing": label_smoothing}
+
+    def run(recipe: Recipe, stage: str, attack: _Attack | None = None, **settings: Any) -> tuple[Epoch, ...]:
         return train(
             net,
             loader,
@@ -94,16 +98,34 @@ def fit(
             count=net.backbone,
             seed=seed,
             folder=folder,
+            settings={**made, **settings},
             accelerator=accelerator,
             progress=progress,
         )
 
     with evaluating(net.backbone):
-        first = run(heads, HEADS, None)
+        first = run(heads, HEADS)
     attack = _Attack(net, eps, attack_steps) if adversarial else None
-    history = first + run(whole, ALL, attack)
+    attacked = {"eps": eps, "attack_steps": attack_steps} if adversarial else {}
+    # the second stage goes on from the weights of the first
+    begun = {"head_epochs": head_epochs, "head_lr": head_lr}
+    history = first + run(whole, ALL, attack, **begun, adversarial=adversarial, **attacked)
     net.eval()
     return history
+
+
+def _made_of(net: InterferenceNet) -> dict[str, Any]:
+    """What a training depends on of the network: not how it draws and averages at inference."""
+    settings, bank = net.settings, net.bank
+    return {
+        "backbone": net.backbone.source,
+        "weights": net.backbone.weights,
+        "interference": settings.interference,
+        "alpha": settings.alpha,
+        "head": settings.head,
+        "weight": settings.weight,
+        "bank": content_hash(bank.images.cpu().numpy()) + content_hash(bank.labels.cpu().numpy()),
+    }
 
 
 class _Attack:

@@ -21,7 +21,7 @@ from typing import Literal, get_args
 
 import torch
 from aisec_common.torch.linf_pgd import Model, linf_pgd
-from aisec_common.torch.robustness.rungs import Rung, noise, one_draw, pgd, transfer
+from aisec_common.torch.robustness.rungs import Kind, Rung, noise, one_draw, pgd, transfer
 from torch import Tensor
 
 from interference_nn.art_hopskipjump import art_installed, hopskipjump
@@ -179,7 +179,9 @@ def _one_draw(model: Model, effort: Effort, random: bool, surrogates: Mapping[st
 
 
 def _average(model: Model, effort: Effort, random: bool, surrogates: Mapping[str, Model]) -> list[Rung]:
-    return [replace(pgd(effort.average_steps), name=f"R4 PGD-{effort.average_steps}")]
+    # a call of a random model is an average already, so that this rung is one of those that nothing weaker may beat
+    kind: Kind = "adaptive" if random else "white_box"
+    return [replace(pgd(effort.average_steps), name=f"R4 PGD-{effort.average_steps}", kind=kind)]
 
 
 def _eot(model: Model, effort: Effort, random: bool, surrogates: Mapping[str, Model]) -> list[Rung]:

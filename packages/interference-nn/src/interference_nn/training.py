@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 from aisec_common.files import write_atomic
 from aisec_common.seeding import derived_seed, torch_rng
+from aisec_common.study import content_hash
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR
@@ -119,6 +120,7 @@ def train(
     count: nn.Module | None = None,
     seed: int = 0,
     folder: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
     accelerator: Parallel | None = None,
     progress: Progress | None = None,
 ) -> tuple[Epoch, ...]:
@@ -134,7 +136,8 @@ def train(
         count: whose passes are counted; the model's by default.
         seed: of order, draws and whatever else is random.
         folder: where `{stage}.pt` is written after each epoch, to go on from when it is there: what a killed run gives
-            in the end is what an unbroken one does.
+            in the end is what an unbroken one does. Recipe, seed, `settings` and the first batch must then be the same.
+        settings: by name, what else decides the objective, as numbers and words.
         accelerator: an `accelerate.Accelerator`: the loader is shared out and gradients are averaged over processes.
         progress: called with (stage, steps done, steps in all).
 
@@ -142,18 +145,23 @@ def train(
         The epochs, those of earlier runs included.
 
     Raises:
-        ValueError: if the loader is empty, the loss is not finite, or the file is of another training.
+        ValueError: if the loader is empty, the loss is not finite, or the file is of another training, naming what
+            differs.
     """
     if not recipe.epochs:
         return ()
-    if accelerator is not None:
-        loader = accelerator.prepare_data_loader(loader)
     if not len(loader):
         raise ValueError("loader is empty; give at least one batch")
+    made = {**asdict(recipe), **(settings or {}), "seed": seed}
+    if folder is not None:  # of the whole loader, so that it is the same in every process
+        made |= _first_batch(loader, derived_seed(seed, stage, "order", 0))
+    if accelerator is not None:
+        loader = accelerator.prepare_data_loader(loader)
+    made["batches"] = len(loader)
     steps = recipe.epochs * len(loader)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, schedule = _optimizer(parameters, recipe, steps)
-    saved = _Checkpoint(folder and folder / f"{stage}.pt", {"recipe": asdict(recipe), "seed": seed, "steps": steps})
+    saved = _Checkpoint(folder and folder / f"{stage}.pt", made)
     history = saved.restore(model, optimizer, schedule)
     rank = 0 if accelerator is None else accelerator.process_index
     device = parameters[0].device
@@ -164,10 +172,7 @@ def train(
         model.train()
         for part in frozen:
             part.eval()
-        with counted(count or model) as passes, torch.random.fork_rng():
-            torch.manual_seed(derived_seed(seed, stage, "order", epoch))  # loaders draw their order from it
-            if isinstance(own := getattr(loader, "generator", None), torch.Generator):
-                own.manual_seed(derived_seed(seed, stage, "order", epoch))
+        with counted(count or model) as passes, _ordered(loader, derived_seed(seed, stage, "order", epoch)):
             for done, (images, labels) in enumerate(loader, start=epoch * len(loader) + 1):
                 images_seen += len(images)
                 for loss in objective(images.to(device), labels.to(device), draws):
@@ -188,6 +193,24 @@ def train(
         accelerator.wait_for_everyone()
     model.eval()
     return tuple(history)
+
+
+@contextmanager
+def _ordered(loader: Loader, seed: int) -> Iterator[None]:
+    """Order and augmentation by a seed: loaders draw them from the global generator, or from one of their own."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for holder in (loader, getattr(loader, "sampler", None)):
+            if isinstance(own := getattr(holder, "generator", None), torch.Generator):
+                own.manual_seed(seed)
+        yield
+
+
+def _first_batch(loader: Loader, seed: int) -> dict[str, str]:
+    """What tells one data set from another without reading all of it."""
+    with _ordered(loader, seed):
+        images, labels = next(iter(loader))
+    return {"images": content_hash(images.float().cpu().numpy()), "labels": content_hash(labels.cpu().numpy())}
 
 
 def _optimizer(parameters: list[nn.Parameter], recipe: Recipe, steps: int) -> tuple[Optimizer, LRScheduler | None]:
@@ -222,7 +245,7 @@ class _Checkpoint:
     """One file with all that the next epoch needs, replaced after each."""
 
     def __init__(self, file: Path | None, made: dict[str, Any]) -> None:
-        self.file, self.made = file, json.dumps(made, sort_keys=True)
+        self.file, self.made = file, made
 
     def keep(self, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler | None, history: list[Epoch]) -> None:
         if self.file is None:
@@ -243,8 +266,9 @@ class _Checkpoint:
             return []
         try:
             state = torch.load(self.file, weights_only=True, map_location=next(model.parameters()).device)
-            if state["made"] != self.made:
-                raise ValueError("of another training")
+            found = dict(state["made"])
+            if differing := [name for name in self.made if found.get(name) != self.made[name]]:
+                raise ValueError(f"of a training with other {', '.join(differing)}")
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             if schedule is not None:

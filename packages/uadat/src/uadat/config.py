@@ -18,7 +18,7 @@ def radius(text: str) -> float:
     """The size of an l_inf ball, written as a number or as a fraction.
 
     Raises:
-        ValueError: if it is none, or outside (0, 1].
+        ValueError: if it is none, or outside (0, 1).
 
     >>> radius("8/255") == 8 / 255, radius("0.15")
     (True, 0.15)
@@ -27,8 +27,8 @@ def radius(text: str) -> float:
         eps = float(Fraction(text))
     except (ValueError, ZeroDivisionError):
         raise ValueError(f"eps must be a number or a fraction such as 8/255, got {text!r}") from None
-    if not 0 < eps <= 1:
-        raise ValueError(f"eps must lie in (0, 1], the range of a pixel, got {text}")
+    if not 0 < eps < 1:
+        raise ValueError(f"eps must lie in (0, 1), in units of images in [0, 1] such as 8/255, got {text}")
     return eps
 
 

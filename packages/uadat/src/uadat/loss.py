@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from aisec_common.torch.linf_pgd import check_images, evaluating
+from aisec_common.torch.linf_pgd import check_images, check_logits, evaluating
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -60,7 +60,7 @@ class UADLoss(RobustLoss):
         ValueError: for a value out of range; in a step, for an unknown layer, images outside [0, 1], labels out of
             range, or a batch of one image before any larger one while samples > 0.
 
-    Source: arXiv 2411.02871, abstract; the formulae are ours (README, "How it differs").
+    Source: arXiv 2411.02871, abstract; the formulae are ours (README, "Limits").
 
     >>> UADLoss(8 / 255).beta
     6.0
@@ -173,7 +173,7 @@ class UADLoss(RobustLoss):
         """Logits of the clean images in eval mode, and the features there."""
         if not self._uses_features:
             with evaluating(module), torch.no_grad():
-                return module(images), None
+                return check_logits(module(images), len(images)), None
         seen: list[Tensor] = []
 
         def keep(features: Tensor) -> Tensor:

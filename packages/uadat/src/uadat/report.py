@@ -13,6 +13,8 @@ from aisec_common.torch.model_hash import model_hash
 from aisec_common.torch.robustness import RobustnessReport, Rung, robustness_report, standard_rungs
 from torch import Tensor, nn
 
+PASSES = 10  # of a random model
+
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
@@ -24,6 +26,7 @@ def robust_report(
     attacks: Literal["quick", "standard", "full"] = "standard",
     seeds: int = 1,
     surrogate: Model | None = None,
+    extra_rungs: Sequence[Rung] = (),
     folder: str | Path | None = None,
     batch_size: int = 256,
     progress: Callable[[str, int, int], None] | None = None,
@@ -36,12 +39,17 @@ def robust_report(
     model hides look like robustness.
 
     Args:
-        model: images (B, C, H, W) in [0, 1] -> logits (B, K); modules are put into eval mode meanwhile.
+        model: images (B, C, H, W) in [0, 1] -> logits (B, K); modules are put into eval mode meanwhile. One whose
+            attribute `random` is true gets attacks that average over its draws (of `once(images)`, a single one, where
+            it has that), and an image is right only if it is right in ten fresh passes.
         data: a loader of (images, labels), or the two tensors.
         eps: radius of the l_inf ball, or several.
         attacks: "quick" PGD-20 and APGD; "standard" also PGD-100, CW and Square; "full" those of AutoAttack.
-        seeds: how often every attack is run from new starts; the worst counts.
+        seeds: how often every attack is run from new starts; the worst counts. For a random model 1: one pass does not
+            tell which images a run broke, and its PGD has restarts.
         surrogate: a model whose adversarial images are tried on this one as well.
+        extra_rungs: further attacks, each run once; `callable_attack("AutoAttack", "white_box", AutoAttack(...))` of
+            `aisec_common.torch.robustness` makes one of the AutoAttack of its authors.
         folder: where every image's result is kept as it comes; the same call goes on from there.
         batch_size: images attacked at once.
         progress: called with what is attacked, how many images are done, and of how many.
@@ -51,7 +59,8 @@ def robust_report(
         The report: `worst_case()`, `table()`, `flags`, `raise_if_masked()`, `compare({name: report})`, `save(path)`.
 
     Raises:
-        ValueError: if images are not in [0, 1], labels out of range, eps or seeds not positive, or there is no image.
+        ValueError: if images are not in [0, 1], labels out of range, eps or seeds not positive, there is no image, two
+            rungs have one name, or seeds > 1 for a random model.
 
     >>> from uadat.digits import digits
     >>> from uadat.image_splits import as_tensors
@@ -65,17 +74,21 @@ def robust_report(
     """
     if seeds < 1:
         raise ValueError(f"seeds must be at least 1, not {seeds}")
+    random = bool(getattr(model, "random", False))
+    if random and seeds > 1:
+        raise ValueError(f"seeds must be 1 for a random model, whose PGD has restarts of its own, not {seeds}")
     images, labels = stacked(data)
     told: dict[str, Any] = {"attacks": attacks, "seeds": seeds}
     if surrogate is not None:  # another one must not go on from this one's samples
         told["surrogate"] = model_hash(surrogate)[:12] if isinstance(surrogate, nn.Module) else "a function"
-    rungs = [repeated(rung, seeds) for rung in standard_rungs(attacks, surrogate=surrogate)]
+    standard = standard_rungs(attacks, random_model=random, surrogate=surrogate)
     return robustness_report(
         model,
         images,
         labels,
         eps=eps,
-        rungs=rungs,
+        rungs=[*(repeated(rung, seeds) for rung in standard), *extra_rungs],
+        passes=PASSES if random else 1,
         batch_size=batch_size,
         folder=None if folder is None else Path(folder),
         progress=progress,

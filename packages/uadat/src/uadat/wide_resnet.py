@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class PreActivation(nn.Module):
@@ -13,6 +12,7 @@ class PreActivation(nn.Module):
     def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.BatchNorm2d(before), nn.BatchNorm2d(after)
+        self.relu = nn.ReLU()  # a module, so that a loss with second derivatives sees that there are kinks
         self.conv1 = nn.Conv2d(before, after, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         same = before == after and stride == 1
@@ -20,9 +20,9 @@ class PreActivation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, before, H, W) -> (B, after, H / stride, W / stride)."""
-        active = functional.relu(self.norm1(features))
+        active = self.relu(self.norm1(features))
         skipped = features if self.shortcut is None else self.shortcut(active)
-        inner: Tensor = self.conv2(functional.relu(self.norm2(self.conv1(active))))
+        inner: Tensor = self.conv2(self.relu(self.norm2(self.conv1(active))))
         return skipped + inner
 
 
@@ -74,6 +74,7 @@ class WideResNet(nn.Module):
             for before, after, stride in zip(sizes, sizes[1:], (1, 2, 2), strict=False)
         )
         self.norm = nn.BatchNorm2d(sizes[-1])
+        self.relu = nn.ReLU()
         self.head = nn.Linear(sizes[-1], classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -82,6 +83,6 @@ class WideResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
         features = self.stem((images - self.mean) / self.std)
-        features = functional.relu(self.norm(self.layer3(self.layer2(self.layer1(features)))))
+        features = self.relu(self.norm(self.layer3(self.layer2(self.layer1(features)))))
         logits: Tensor = self.head(features.mean((2, 3)))
         return logits
