@@ -64,5 +64,9 @@ def test_holm_rejects_what_the_textbook_rejects(p_values):
     assert all(p_values[i] <= 1 - levels[i] + 1e-12 for i in rejected)
 
 
+def test_equal_p_values_stand_in_the_order_given_whatever_their_last_digits():
+    assert holm_levels([0.001, 0.01, 0.01 * (1 - 1e-14)]) == holm_levels([0.001, 0.01, 0.01])
+
+
 def test_holm_levels_of_the_house():
     assert holm_levels([0.001, 0.01, 0.02]) == pytest.approx([1 - 0.05 / 3, 1 - 0.05 / 2, 0.95])

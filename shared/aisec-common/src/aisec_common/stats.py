@@ -85,7 +85,8 @@ def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
     """The confidence level at which each of m hypotheses is judged (Holm 1979, step-down).
 
     The k-th smallest p is judged at level 1 - alpha / (m - k + 1). Once one p exceeds its share of alpha, Holm rejects
-    no later one either, so that level stays for the rest: intervals and verdicts then always agree.
+    no later one either, so that level stays for the rest: intervals and verdicts then always agree. Equal p, such as
+    those of leads over one control, stand in the order given, whatever the last digits of a library are.
 
     Args:
         p_values: m two-sided p-values, in any order.
@@ -103,6 +104,7 @@ def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> list[float]:
     levels = [1 - alpha] * m
     share = alpha
     stopped = False
+    p_values = [float(f"{p:.9g}") for p in p_values]
     for k, index in enumerate(sorted(range(m), key=lambda i: p_values[i])):
         if not stopped:
             share = alpha / (m - k)
