@@ -1,7 +1,11 @@
+import statistics
+
 import pytest
 from aisec_common.readme import refresh, room_of
+from aisec_common.result import read_records
 from aisec_common.rooms import choose_rooms
 from aisec_common.runner import plan, run
+from aisec_common.table import number
 
 
 @pytest.fixture
@@ -15,6 +19,7 @@ def readme(toy, tmp_path):
         "head\n<!-- aisec:card -->\nstale line\n<!-- /aisec:card -->\nmiddle\n"
         "<!-- aisec:results records -->\n<!-- /aisec:results -->\n<!-- aisec:table t.csv -->\n<!-- /aisec:table -->\n"
         "<!-- aisec:table t.json -->\n<!-- /aisec:table -->\n"
+        "<!-- aisec:arms records value -->\n<!-- /aisec:arms -->\n"
     )
     return path
 
@@ -28,13 +33,20 @@ def test_blocks_are_made_anew_and_the_rest_stays(readme):
     assert "Scale quick, 3 seeds" in text
     assert "| 10 | 3 |" in text
     assert "| 7 | 123 |" in text
+    values = [arms["method"][0].metrics["value"] for arms in read_records(readme.parent / "records", "toy").values()]
+    assert f"| method | 3 | {number(statistics.mean(values))} ± {number(statistics.stdev(values))} |" in text
     readme.write_text(text)
     assert refresh(readme, choose_rooms(["toy"])[0]) == text
 
 
 @pytest.mark.parametrize(
     ("block", "words"),
-    [("what x", "unknown block"), ("results elsewhere", "holds no record"), ("table gone.csv", "holds no table")],
+    [
+        ("what x", "unknown block"),
+        ("results elsewhere", "holds no record"),
+        ("arms elsewhere value", "holds no record"),
+        ("table gone.csv", "holds no table"),
+    ],
 )
 def test_blocks_that_cannot_be_made_say_so(readme, block, words):
     kind = block.split()[0]

@@ -34,6 +34,15 @@ def test_resume_takes_the_newest_run_with_its_own_settings(here, capsys):
     assert main(["report"]) == 0
 
 
+def test_chosen_arms_are_run_and_more_of_them_on_resume(here, capsys):
+    assert main(["reproduce", "toy", "--seeds", "1", "--arms", "control", "--out", "out"]) == 0
+    assert [path.parent.name for path in here.glob("out/toy/*/seed-*.json")] == ["control"]
+    assert "no outcome for" in capsys.readouterr().out
+    assert main(["reproduce", "toy", "--resume", "--out", "out", "--arms", "method"]) == 0
+    assert {path.parent.name for path in here.glob("out/toy/*/seed-*.json")} == {"control", "method"}
+    assert json.loads((here / "out" / "run.json").read_text())["arms"] == ["control", "method"]
+
+
 def test_a_broken_room_is_a_row_and_the_rest_runs(here, tmp_path, capsys, toy):
     project = tmp_path / "broken"
     (project / "src" / "brokenroom").mkdir(parents=True)
@@ -83,7 +92,9 @@ def test_two_runs_do_not_share_a_folder(here, capsys):
     assert len({_new_run("quick") for _ in range(3)}) == 3
 
 
-@pytest.mark.parametrize("change", [{"seeds": "3"}, {"rooms": []}, {"rooms": [["toy"]]}, {"scale": "huge"}])
+@pytest.mark.parametrize(
+    "change", [{"seeds": "3"}, {"rooms": []}, {"rooms": [["toy"]]}, {"scale": "huge"}, {"arms": "a"}]
+)
 def test_a_foreign_manifest_is_one_line(here, capsys, change):
     (here / "out").mkdir()
     (here / "out" / "run.json").write_text(json.dumps({"rooms": ["toy"], "scale": "quick", "seeds": 1, **change}))
@@ -98,6 +109,8 @@ def test_a_foreign_manifest_is_one_line(here, capsys, change):
     [
         (["reproduce", "nosuch"], "room 'nosuch' is not installed"),
         (["reproduce", "toy", "--seeds", "0"], "--seeds must be at least 1"),
+        (["reproduce", "--arms", "method"], "--arms: name the one room"),
+        (["reproduce", "toy", "--arms", "nosuch"], "arms: toy has no 'nosuch'; choose from method, baseline"),
         (["reproduce", "toy", "--jobs", "-1"], "--jobs must be at least 1"),
         (["reproduce", "--resume"], "there is no run in aisec-results"),
         (["reproduce", "--resume", "--out", "nowhere"], "nowhere holds no run"),

@@ -60,6 +60,9 @@ def test_a_scale_runs_the_arms_that_it_names():
     scales = {**SCALES, "quick": Scale(seeds=1, arms=("b",))}
     assert study(scales=scales).runnable_arms("quick") == ("b",)
     assert study(scales=scales).runnable_arms("full") == ("a", "b")
+    assert study(scales=scales).runnable_arms("quick", ["a"]) == ("a",)
+    with pytest.raises(ValueError, match="has no 'z'; choose from a, b"):
+        study().runnable_arms("quick", ["a", "z"])
 
 
 def test_seeds_must_be_positive():

@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("rooms", nargs="*", metavar="ROOM")
     sub.add_argument("--scale", choices=SCALES, help="how much to compute (default: quick)")
     sub.add_argument("--seeds", type=int, help="number of seeds instead of the scale's own")
+    sub.add_argument("--arms", nargs="+", metavar="ARM", help="arms of the one ROOM, instead of the scale's own")
     sub.add_argument("--out", type=Path, help="folder of records and report.html (default: a new one in aisec-results)")
     sub.add_argument("--resume", action="store_true", help="go on with --out, or with the newest run")
     sub.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
@@ -111,6 +112,7 @@ def _reproduce(arguments: argparse.Namespace) -> int:
         arguments.rooms,
         scale=arguments.scale,
         seeds=arguments.seeds,
+        arms=arguments.arms,
         out=arguments.out,
         resume=arguments.resume,
         jobs=arguments.jobs,

@@ -1,8 +1,8 @@
 """Generated blocks of README files: card, results and tables come from committed files, never from typing.
 
 A block stands between `<!-- aisec:KIND ARGUMENT -->` and `<!-- /aisec:KIND -->`. Kinds: `card` (of the room the README
-belongs to), `results DIR` (claims judged on the records below DIR), `table FILE` (a CSV file, or the `rows` of a JSON
-file), `rooms` (all rooms).
+belongs to), `results DIR` (claims judged on the records below DIR), `arms DIR METRIC ...` (mean and standard deviation
+over the seeds of those records, a row an arm), `table FILE` (a CSV file, or the `rows` of a JSON file), `rooms` (all).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aisec_common.card import Card
 from aisec_common.report import made_with
 from aisec_common.result import outcomes_of, read_records
 from aisec_common.rooms import Room, installed_rooms
-from aisec_common.table import COLUMNS, markdown, number
+from aisec_common.table import COLUMNS, markdown, number, spread
 from aisec_common.table import rows as claim_rows
 from aisec_common.verdict import judge
 
@@ -39,7 +39,7 @@ def refresh(readme: Path, room: Room | None = None) -> str:
         opening, kind, argument, _, closing = match.groups()
         if kind not in KINDS:
             raise ValueError(f"{readme.name}: unknown block aisec:{kind}; known: {', '.join(KINDS)}")
-        if room is None and kind in ("card", "results"):
+        if room is None and kind in ("card", "results", "arms"):
             raise ValueError(f"{readme.name}: block aisec:{kind} belongs into the README of a room")
         return f"{opening}{KINDS[kind](readme.parent, argument or '', room)}\n{closing}"
 
@@ -101,6 +101,21 @@ def _results(folder: Path, argument: str, room: Room | None) -> str:
     return markdown(COLUMNS, claim_rows(judge(room.load(), outcomes_of(read)))) + f"\n\n{made_with(records)}"
 
 
+def _arms(folder: Path, argument: str, room: Room | None) -> str:
+    assert room is not None
+    where, *metrics = argument.split()
+    outcomes = outcomes_of(read_records(folder / where, room.name))
+    lines = []
+    for arm in room.load().arms:
+        found = [by_arm[arm].metrics for by_arm in outcomes.values() if arm in by_arm]
+        if found:
+            each = ([one[metric] for one in found if metric in one] for metric in metrics)
+            lines.append((arm, str(len(found)), *(spread(values) for values in each)))
+    if not lines:
+        raise ValueError(f"{argument}: holds no record of room {room.name}")
+    return markdown(("arm", "seeds", *metrics), lines)
+
+
 def _table(folder: Path, argument: str, room: Room | None) -> str:
     path = folder / argument
     try:
@@ -130,6 +145,7 @@ def _rooms(folder: Path, argument: str, room: Room | None) -> str:
 KINDS: dict[str, Callable[[Path, str, Room | None], str]] = {
     "card": _card,
     "results": _results,
+    "arms": _arms,
     "table": _table,
     "rooms": _rooms,
 }

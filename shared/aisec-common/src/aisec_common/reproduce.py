@@ -30,6 +30,7 @@ def reproduce(
     *,
     scale: ScaleName | None = None,
     seeds: int | None = None,
+    arms: Sequence[str] | None = None,
     out: Path | None = None,
     resume: bool = False,
     jobs: int | None = None,
@@ -40,6 +41,7 @@ def reproduce(
         names: rooms; every installed one if empty.
         scale: "quick" unless given; on resume, that of the run.
         seeds: number of seeds instead of the scale's own; on resume it may grow.
+        arms: of the one room named, instead of the scale's own; on resume, those of the run and these.
         out: the folder; a new one below aisec-results unless given.
         resume: go on with the run in `out`, or with the newest one.
         jobs: worker processes; one per core unless given.
@@ -50,7 +52,9 @@ def reproduce(
     Raises:
         ValueError: in one line, if the folder cannot be used or a room is unknown.
     """
-    said: dict[str, Any] = {"rooms": [], "scale": scale or "quick", "seeds": seeds}
+    if arms and len(names) != 1:
+        raise ValueError("--arms: name the one room that they belong to, before --arms")
+    said: dict[str, Any] = {"rooms": [], "scale": scale or "quick", "seeds": seeds, "arms": None}
     if resume:
         folder = out or newest_run()
         said = read_manifest(folder)
@@ -66,9 +70,11 @@ def reproduce(
     require_writable(folder, "--out")
     with locked(folder, "--out"):
         studies, broken = _load(rooms)
-        tasks, done = plan(studies, folder, said["scale"], seeds or said["seeds"])
+        chosen = sorted({*(arms or ()), *(said["arms"] or ())}) or None
+        tasks, done = plan(studies, folder, said["scale"], seeds or said["seeds"], chosen)
         kept = list(dict.fromkeys([*said["rooms"], *(room.name for room in rooms)]))
-        manifest = {"rooms": kept, "scale": said["scale"], "seeds": seeds or said["seeds"], "command": command()}
+        settings = {"scale": said["scale"], "seeds": seeds or said["seeds"], "arms": chosen}
+        manifest = {"rooms": kept, **settings, "command": command()}
         write_atomic(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
         with live() as show:
             failures = run(tasks, jobs=jobs, done=done, show=show)
@@ -112,7 +118,7 @@ def newest_run() -> Path:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Rooms, scale and seeds of the run in `folder`.
+    """Rooms, scale, seeds and arms of the run in `folder`.
 
     Raises:
         ValueError: if the folder holds no run.
@@ -125,7 +131,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             raise ValueError("its rooms are no names")
         if said["seeds"] is not None and (type(said["seeds"]) is not int or said["seeds"] < 1):
             raise ValueError("its seeds are no number")
-        return {"rooms": said["rooms"], "scale": said["scale"], "seeds": said["seeds"]}
+        arms = said.get("arms")
+        if arms is not None and not (isinstance(arms, list) and all(isinstance(arm, str) for arm in arms)):
+            raise ValueError("its arms are no names")
+        return {"rooms": said["rooms"], "scale": said["scale"], "seeds": said["seeds"], "arms": arms}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no run of aisec reproduce ({error})") from None
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -34,7 +34,11 @@ Show = Callable[[Status], None]
 
 
 def plan(
-    studies: Mapping[Room, Study], folder: Path, scale: ScaleName, seeds: int | None = None
+    studies: Mapping[Room, Study],
+    folder: Path,
+    scale: ScaleName,
+    seeds: int | None = None,
+    arms: Collection[str] | None = None,
 ) -> tuple[list[Task], int]:
     """The tasks that are not on disk yet, and the number of trials that are.
 
@@ -43,9 +47,11 @@ def plan(
         folder: the folder of records; finished trials in it are kept.
         scale: which settings of the studies.
         seeds: number of seeds instead of the scale's own.
+        arms: those to run instead of the scale's own.
 
     Raises:
-        ValueError: if a record in `folder` is torn, foreign, or was made by other code, settings or scale.
+        ValueError: if a record in `folder` is torn, foreign, or was made by other code, settings or scale; for an
+            unknown arm.
     """
     tasks = []
     done = 0
@@ -54,14 +60,14 @@ def plan(
             leftover.unlink(missing_ok=True)  # a write that was killed
         records = read_records(folder, room.name)
         known = conditions(room, study, scale)
-        for seed, arms in records.items():
-            for arm, (record, _) in arms.items():
+        for seed, by_arm in records.items():
+            for arm, (record, _) in by_arm.items():
                 if differing := record.differing(known):
                     raise ValueError(
                         f"{folder / room.name}: arm {arm} of seed {seed} was made with another "
                         f"{' and '.join(differing)}; start anew without --resume"
                     )
-        runnable = study.runnable_arms(scale)
+        runnable = study.runnable_arms(scale, arms)
         for seed in range(seeds or study.scales[scale].seeds):
             open_arms = tuple(arm for arm in runnable if arm not in records.get(seed, {}))
             done += len(runnable) - len(open_arms)

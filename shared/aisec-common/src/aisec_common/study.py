@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -207,10 +207,16 @@ class Study:
                 return extra.name
         return None
 
-    def runnable_arms(self, scale: ScaleName) -> tuple[str, ...]:
-        """The arms of a scale whose extras are installed, in the study's order."""
-        chosen = self.scales[scale].arms
-        return tuple(arm for arm in self.arms if (chosen is None or arm in chosen) and self.missing_extra(arm) is None)
+    def runnable_arms(self, scale: ScaleName, arms: Collection[str] | None = None) -> tuple[str, ...]:
+        """The arms of a scale, or those chosen instead, whose extras are installed, in the study's order.
+
+        Raises:
+            ValueError: for an arm that the study does not have.
+        """
+        if unknown := set(arms or ()) - set(self.arms):
+            raise ValueError(f"arms: {self.room} has no {sorted(unknown)[0]!r}; choose from {', '.join(self.arms)}")
+        chosen = arms or self.scales[scale].arms or self.arms
+        return tuple(arm for arm in self.arms if arm in chosen and self.missing_extra(arm) is None)
 
 
 def content_hash(content: Any) -> str:

@@ -33,6 +33,19 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of more than one, standard deviation.
+
+    >>> spread([0.5]), spread([1.0, 2.0]), spread([])
+    ('0.5', '1.5 ± 0.707', '–')
+    """
+    import statistics
+
+    if len(values) < 2:
+        return number(values[0] if values else None)
+    return f"{number(statistics.fmean(values))} ± {number(statistics.stdev(values))}"
+
+
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; pipes and line breaks in cells are escaped."""
     lines = [columns, ["---"] * len(columns), *rows]
