@@ -91,6 +91,16 @@ def test_copies_behind_a_perfect_answer_agree(audit):
     assert torch.equal(place.y, OTHER.y)
 
 
+def test_what_is_kept_of_a_defence_is_not_made_again(audit, rows):
+    kept = {"bits_1": rows["quantize"][:1]}
+    made = []
+    found = audit.rows("quantize", keep=lambda setting, make: kept.get(setting) or made.append(setting) or make())
+    assert made == ["bits_4"]
+    assert found[0] == rows["quantize"][0]
+    assert found[1:] == [row for row in rows["quantize"] if row["setting"] == "bits_4"]
+    assert audit.rows("monitor", keep=lambda setting, make: [{"setting": setting}]) == [{"setting": "cells_32"}]
+
+
 def test_progress_and_an_unknown_defence(audit):
     told = []
     audit.rows("project", show=lambda *seen: told.append(seen))

@@ -1,3 +1,4 @@
+import json
 import sys
 
 import pandas as pd
@@ -39,6 +40,27 @@ def test_audit_writes_the_page_and_the_tables(graphs, tmp_path, capsys):
     assert (tmp_path / "leakage.html").read_text().startswith("<!doctype html>")
     assert "LinearVictim on worded 0;" in out
     assert "Left out: domain-level" in out
+
+
+def test_an_audit_that_was_killed_goes_on(graphs, tmp_path, capsys, monkeypatch):
+    from gfmextract import audit
+
+    words = ["audit", "--victim", "linear_victims:LinearVictim", "--graphs", *graphs, "--out", tmp_path, *QUICK]
+    words += ["--scenarios", "graph-specific", "--defenses", "quantize"]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(audit.Audit, "_settings", killed)
+        assert run(capsys, *words)[0] == 130
+    assert not (tmp_path / "leakage.html").exists()
+    kept = {file: file.read_text() for file in (tmp_path / "runs").glob("graph-specific-*.json")}
+    assert len(kept) == 2 * 3
+    assert run(capsys, *words)[0] == 0
+    assert {file: file.read_text() for file in kept} == kept
+    seconds = {json.loads(text)["rows"][0]["seconds"] for text in kept.values()}
+    assert set(pd.read_csv(tmp_path / "scenarios.csv")["seconds"]) == {round(each, 4) for each in seconds}
 
 
 def test_a_factory_is_found_in_the_folder_and_gets_the_checkpoint(tmp_path, monkeypatch):

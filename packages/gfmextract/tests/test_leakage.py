@@ -1,15 +1,21 @@
+import json
 import re
+from collections import Counter
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from linear_victims import LinearVictim, worded_graph
 
+from gfmextract import extraction
 from gfmextract.baselines import TextOnly
+from gfmextract.canonical import canonical_hash
 from gfmextract.choices import SCENARIOS
 from gfmextract.extraction import EmbeddingRegression
-from gfmextract.leakage import domains_of, judged_row, leakage_report, planned_scenarios
+from gfmextract.leakage import LeakageReport, domains_of, judged_row, leakage_report, planned_scenarios
+from gfmextract.pyg_ego import EgoGraphs
 from gfmextract.scenarios import Neighbourhood, query_budget
-from gfmextract.service import EmbeddingService
+from gfmextract.service import BudgetExceeded, EmbeddingService
 
 QUICK = EmbeddingRegression(backbone="mlp", layers=1, hidden=16, epochs=1, min_steps=1)
 FIRST, SECOND = worded_graph(nodes=60, seed=0), worded_graph(nodes=40, seed=1)
@@ -76,16 +82,100 @@ def test_the_report_has_every_row(report):
     assert 0 <= adaptive <= naive <= 1
 
 
-def test_text_alone_is_measured_once_for_all_budgets(monkeypatch):
-    run, ran = TextOnly.run, []
-    monkeypatch.setattr(TextOnly, "run", lambda *given, **named: ran.append(given) or run(*given, **named))
-    names = ["graph-specific", "query-budget"]
-    found = leakage_report(LinearVictim(), [FIRST], scenarios=names, defenses=[], attack=QUICK)
-    assert len(ran) == 1
-    rows = [row for row in found.leaks if row["attack"] == TextOnly.name and row["scenario"] == "query-budget"]
+def test_text_alone_is_what_it_is_by_itself():
+    found = leakage_report(LinearVictim(), [FIRST], scenarios=["query-budget"], defenses=[], attack=QUICK)
+    rows = [row for row in found.leaks if row["attack"] == TextOnly.name]
     text_alone, service = TextOnly(**vars(QUICK.config)), EmbeddingService(LinearVictim())
-    expected = run(text_alone, service, query_budget(FIRST), text=LinearVictim().encode_text).rows
+    expected = text_alone.run(service, query_budget(FIRST), text=LinearVictim().encode_text).rows
     assert str(rows) == str(list(expected))  # as text, in which NaN equals NaN
+
+
+class Counting(LinearVictim):
+    """Notes which subgraphs and which texts it was asked about."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.read = Counter(), Counter()
+
+    def encode_graph(self, batch):
+        self.seen.update(row.tobytes() for row in canonical_hash(EgoGraphs.of_batch(batch)).numpy())
+        return super().encode_graph(batch)
+
+    def encode_text(self, texts):
+        self.read.update(texts)
+        return super().encode_text(texts)
+
+
+def test_a_victim_is_asked_once_about_each_subgraph_and_each_text():
+    victim = Counting()
+    found = leakage_report(victim, [FIRST, SECOND, OTHER], defenses=["fresh-noise", "project"], attack=QUICK)
+    assert {row["scenario"] for row in found.leaks} == set(SCENARIOS)
+    assert set(victim.seen.values()) == {1}
+    assert set(victim.read.values()) == {1}
+    assert len(victim.seen) > sum(map(len, (FIRST, SECOND, OTHER)))  # S5 and some attackers ask about others
+
+
+def without_seconds(report):
+    """Everything but how long each training took, as text, in which NaN equals NaN."""
+    told = [{name: value for name, value in row.items() if name != "seconds"} for row in report.leaks]
+    return str((told, report.defenses, report.left_out, report.warnings, report.header))
+
+
+def test_what_was_killed_goes_on_and_makes_nothing_finished_again(tmp_path, monkeypatch):
+    settings = {"scenarios": ["query-budget", "domain-level"], "defenses": ["fresh-noise", "budget"], "attack": QUICK}
+    fitted, fit = [], extraction.fit_surrogate
+
+    def limited(*given, **named):
+        if len(fitted) == limit:
+            raise KeyboardInterrupt
+        fitted.append(0)
+        return fit(*given, **named)
+
+    def run(**more):
+        fitted.clear()
+        return leakage_report(LinearVictim(), [FIRST], **settings, **more)
+
+    monkeypatch.setattr(extraction, "fit_surrogate", limited)
+    limit = None
+    whole, total = run(), 2 * 6 + 1 + 2 * 5 + 2 * 2  # budgets; no defence; fresh noise; budgets
+    assert len(fitted) == total
+    for limit, lost in ((4, 0), (12 + 1 + 5 + 2 - 4, 2)):  # among the budgets; after two attackers on the second noise
+        with pytest.raises(KeyboardInterrupt):
+            run(keep=tmp_path)
+        total -= limit - lost
+    shown, limit = [], None
+    again = run(keep=tmp_path, show=lambda *told: shown.append(told))
+    assert len(fitted) == total
+    assert without_seconds(again) == without_seconds(whole)
+    assert shown[0] == ("scenarios", 0, 18)
+    assert run(keep=tmp_path).leaks[0]["seconds"] == again.leaks[0]["seconds"]
+    assert not fitted
+    texts = [json.loads(file.read_text())["settings"]["attack"] for file in (tmp_path / "runs").glob("query-*.json")]
+    assert texts.count(TextOnly.name) == 6
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"victim": LinearVictim(1)},
+        {"graphs": [replace(FIRST, y=FIRST.y.flip(0))]},
+        {"attack": EmbeddingRegression(**{**vars(QUICK.config), "epochs": 2})},
+        {"seed": 1},
+        {"neighbourhood": Neighbourhood(cap=5)},
+    ],
+)
+def test_rows_of_other_settings_are_not_taken(changes, tmp_path):
+    given = {"victim": LinearVictim(), "graphs": [FIRST], "attack": QUICK, "scenarios": ["graph-specific"]}
+    for settings in (given, given | changes):
+        kept, fresh = (
+            leakage_report(**settings, defenses=["quantize"], adaptive=False, keep=folder)
+            for folder in (tmp_path, None)
+        )
+        for table in (LeakageReport.table, LeakageReport.defense_table):  # equal up to the rounding of kept answers
+            pd.testing.assert_frame_equal(
+                *(table(each).drop(columns="seconds", errors="ignore") for each in (kept, fresh))
+            )
+    assert len(list((tmp_path / "runs").iterdir())) == 2 * (3 + 3)  # attacks; none and two settings
 
 
 def test_a_victim_no_better_than_its_texts_is_called_so(report):
@@ -114,13 +204,23 @@ def test_without_defences_or_adaptive_attackers():
     assert "adaptive attackers were left out" in naive.warnings[-1]
 
 
-def test_a_defence_that_cannot_be_set_up_is_left_out(monkeypatch):
-    def few(*_, **__):
-        raise ValueError("frequency leaves 0 words")
+def test_a_defence_that_a_graph_cannot_carry_is_left_out():
+    tiny = worded_graph(nodes=12, seed=3)
+    names = ["watermark", "quantize", "monitor"]
+    found = leakage_report(LinearVictim(), [tiny], scenarios=["graph-specific"], defenses=names, attack=QUICK)
+    assert set(found.left_out) == {"defence watermark", "defence monitor"}
+    assert "0 words" in found.left_out["defence watermark"]
+    assert "streams of at least 20" in found.left_out["defence monitor"]
+    assert {row["defence"] for row in found.defenses} == {"none", "quantize"}
 
-    monkeypatch.setattr("gfmextract.audit.Watermark", few)
-    found = leakage_report(LinearVictim(), [FIRST], scenarios=["graph-specific"], defenses=["watermark"], attack=QUICK)
-    assert found.left_out == {"defence watermark": "frequency leaves 0 words"}
+
+def test_what_is_not_expected_of_a_defence_is_no_reason_to_leave_it_out(monkeypatch):
+    def spent(*_, **__):
+        raise BudgetExceeded("egos holds too many queries")
+
+    monkeypatch.setattr("gfmextract.audit.Watermark", spent)
+    with pytest.raises(BudgetExceeded, match="too many queries"):
+        leakage_report(LinearVictim(), [FIRST], scenarios=["graph-specific"], defenses=["watermark"], attack=QUICK)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_the_cap_keeps_the_root_and_a_part_of_its_neighbours(cap, seed):
         assert edges_of(part) == (inside or {(part.node_id[0].item(),) * 2})
 
 
+def test_a_batch_is_taken_apart_again():
+    egos = ego_graphs(made_graph(20, 0.2, 0), torch.tensor([3, 7, 3, 11]))
+    again = EgoGraphs.of_batch(egos.batch())
+    assert all(torch.equal(value, vars(again)[name]) for name, value in vars(egos).items())
+
+
 def test_nearer_nodes_come_before_farther_ones():
     path = TextGraph(
         name="path",

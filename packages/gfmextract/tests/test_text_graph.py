@@ -20,6 +20,20 @@ def test_neighbours_have_no_direction_no_doubles_and_no_loops():
     assert indices.tolist() == [1, 0, 2, 1]
 
 
+def test_a_hash_holds_everything():
+    changes = (
+        {"name": "h"},
+        {"x": 2 * torch.eye(3)},
+        {"edge_index": torch.tensor([[0], [1]])},
+        {"texts": ("a", "b", "d")},
+        {"y": torch.tensor([0, 0, 1])},
+        {"classes": ("first", "third")},
+        {"template": "{}"},
+    )
+    assert TextGraph(**GIVEN).hash == TextGraph(**GIVEN).hash
+    assert len({TextGraph(**GIVEN | each).hash for each in ({}, *changes)}) == 1 + len(changes)
+
+
 def test_a_subgraph_keeps_what_belongs_to_its_nodes():
     part = TextGraph(**GIVEN).subgraph(torch.tensor([2, 1]))
     assert part.texts == ["c", "b"]

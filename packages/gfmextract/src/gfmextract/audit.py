@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from gfmextract.choices import DEFENSES
 from gfmextract.defenses import Budget, LabelOnly, Noise, Project, Quantize, Watermark
 from gfmextract.metrics import accuracy, measures
 from gfmextract.monitor import QueryMonitor
+from gfmextract.records import Rows
 from gfmextract.service import EmbeddingService
 from gfmextract.simulated_clients import benign_queries, crawling_queries
 from gfmextract.victim import encode_egos
@@ -36,7 +37,10 @@ REPEATS, JITTER, FURTHER, ACCOUNTS = 8, 0.1, 3, 20
 CLIENTS, COVER = 20, 1.0
 """Simulated streams of a kind that a monitor is judged on, and benign queries an attacker sends for each of his own."""
 NAIVE = "takes the answers as they come"
+MONITORED = "cells_32"
 Show = Callable[[str, int, int], None]
+Keep = Callable[[str, Callable[[], Rows]], Rows]
+"""Gives the rows of a setting: those that are kept, or what the function makes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,41 +107,50 @@ class Audit:
         """The victim's undefended vectors of the queries, which the service has at hand."""
         return encode_egos(self.victim, self.egos)
 
-    def rows(self, name: str, *, show: Show | None = None) -> list[dict[str, Any]]:
+    def rows(self, name: str, *, show: Show | None = None, keep: Keep = lambda setting, make: make()) -> Rows:
         """A row for each setting of a defence and each attacker.
 
         Args:
             name: of `DEFENSES`, or "none".
             show: progress.
+            keep: called with each setting and what makes its rows. Its attackers are one unit: fresh noise goes on
+                from one to the next.
 
         Returns:
             Rows of defence, setting, attacker, adaptive (whether he knows the defence), utility (accuracy of the
             victim's answers through the defence), accuracy, fidelity and cosine of his copy, and the answers it took.
-            Of a watermark also the p-value; of a monitor the queries until its alarm, its area under the ROC curve
-            over simulated clients and its rate of false alarms.
+            Of a watermark also the p-value; of a monitor the queries until its alarm, the area under the ROC curve over
+            simulated clients of the best of its statistics on these clients, and its rate of false alarms.
 
         Raises:
-            ValueError: for an unknown defence, or a watermark that these texts cannot carry.
+            ValueError: for an unknown defence.
+            UnfitDefense: for a watermark that these texts cannot carry, or too few queries for a monitor.
         """
         if name not in ("none", *DEFENSES):
             raise ValueError(f"name must be none or one of {', '.join(DEFENSES)}, not {name!r}")
-        if name == "monitor":
-            return self._monitored(show)
-        settings = self._settings(name)
-        rows: list[dict[str, Any]] = []
-        for done, (setting, defenses) in enumerate(settings.items()):
+        units: dict[str, Callable[[], Rows]] = {MONITORED: self._monitored}
+        if name != "monitor":
+            units = {at: partial(self._defended, name, at, defenses) for at, defenses in self._settings(name).items()}
+        rows: Rows = []
+        for done, (setting, make) in enumerate(units.items()):
             if show is not None:
-                show(f"defence {name}", done, len(settings))
-            utility = self._utility(defenses)
-            for attacker, attempt in self._attackers(name).items():
-                service = self._service(defenses)
-                copy = attempt(service)
-                told = {"defence": name, "setting": setting, "attacker": attacker, "adaptive": attacker != NAIVE}
-                rows.append(told | {"utility": utility} | self._judged(copy, service.total_queries))
-                if service.watermark is not None:
-                    rows[-1]["pvalue"] = service.watermark.verify(copy).pvalue
+                show(f"defence {name}", done, len(units))
+            rows += keep(setting, make)
         if show is not None:
-            show(f"defence {name}", len(settings), len(settings))
+            show(f"defence {name}", len(units), len(units))
+        return rows
+
+    def _defended(self, name: str, setting: str, defenses: Sequence[Defense]) -> Rows:
+        """A row for each attacker."""
+        rows: Rows = []
+        utility = self._utility(defenses)
+        for attacker, attempt in self._attackers(name).items():
+            service = self._service(defenses)
+            copy = attempt(service)
+            told = {"defence": name, "setting": setting, "attacker": attacker, "adaptive": attacker != NAIVE}
+            rows.append(told | {"utility": utility} | self._judged(copy, service.total_queries))
+            if service.watermark is not None:
+                rows[-1]["pvalue"] = service.watermark.verify(copy).pvalue
         return rows
 
     def _settings(self, name: str) -> dict[str, tuple[Defense, ...]]:
@@ -160,6 +173,7 @@ class Audit:
                 reference=self.plain,
                 encode_text=self.victim.encode_text,
             )
+            mark.probes()  # where they cannot be made, no copy need be trained to find out
             return {f"m_{mark.m}": (mark,)}
         return {"labels": (LabelOnly(),)} if name == "label-only" else {"none": ()}
 
@@ -253,7 +267,7 @@ class Audit:
         found = self.place.measured(encode_egos(copy, self.place.egos))
         return {name: found[name] for name in ("accuracy", "fidelity", "cosine")} | {"queries": queries}
 
-    def _monitored(self, show: Show | None) -> list[dict[str, Any]]:
+    def _monitored(self) -> Rows:
         """A monitor that cuts a client off at its alarm; whoever is cut off by mistake gets nothing."""
         cells = max(2, min(32, len(self.plain) // 4))
         monitor = QueryMonitor(self.plain, cells=cells, seed=self.seed)
@@ -269,10 +283,8 @@ class Audit:
         orders = {NAIVE: torch.arange(len(self.egos))}
         if self.adaptive:
             orders["asks topic by topic, under cover"] = self._under_cover(kinds)
-        rows: list[dict[str, Any]] = []
-        for done, (attacker, stream) in enumerate(orders.items()):
-            if show is not None:
-                show("defence monitor", done, len(orders))
+        rows: Rows = []
+        for attacker, stream in orders.items():
             own = stream < len(self.egos)
             vectors = self.plain[torch.where(own, stream, stream - len(self.egos))]
             alarms = (each.queries for each in monitor.watch(vectors) if monitor.thresholds.exceeded(each))
@@ -280,7 +292,7 @@ class Audit:
             got = stream[:alarm][own[:alarm]]
             copy = self.attack.fit(self.egos[got], self.plain[got])
             rows.append(
-                {"defence": "monitor", "setting": "cells_32", "attacker": attacker, "adaptive": attacker != NAIVE}
+                {"defence": "monitor", "setting": MONITORED, "attacker": attacker, "adaptive": attacker != NAIVE}
                 | {"utility": utility}
                 | self._judged(copy, len(stream) if alarm is None else alarm)
                 | {"alarm": float("nan") if alarm is None else float(alarm)}

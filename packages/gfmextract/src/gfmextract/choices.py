@@ -13,3 +13,7 @@ DefenseName = Literal[
     "keyed-noise", "fresh-noise", "quantize", "project", "label-only", "budget", "watermark", "monitor"
 ]
 DEFENSES: tuple[DefenseName, ...] = get_args(DefenseName)
+
+
+class UnfitDefense(ValueError):
+    """A defence for which a graph is too small or its texts are too poor; a report goes on without it."""

@@ -54,6 +54,7 @@ def _audit(job: AuditJob) -> None:
             neighbourhood=Neighbourhood(hops=job.hops, cap=job.cap, positions=job.positions),
             victim_cost=getattr(victim, "cost", None),
             seed=job.seed,
+            keep=job.out,
             show=show,
         )
         report.save(job.out / "leakage.html")

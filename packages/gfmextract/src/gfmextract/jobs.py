@@ -17,11 +17,14 @@ GRAPHCLIP = "graphclip"
 class AuditJob:
     """Measures how much of an encoder leaks through its answers, and what each defence costs whom.
 
+    Killed, it goes on where it was.
+
     Args:
         victim: MODULE:FACTORY, a function that returns an object with encode_graph and encode_text; the folder you
             call from is searched too. Or graphclip, for a victim of this package.
         graphs: files of graphs, as `gfmextract.graph_file.save_graph` writes them.
-        out: folder of leakage.html, scenarios.csv and defenses.csv.
+        out: folder of leakage.html, scenarios.csv and defenses.csv; finished rows are kept in its runs, answers of the
+            victim in its answers: choose another after a change of the victim's code.
         checkpoint: handed to the factory, where it takes one; of graphclip the file that `GraphClip.save` wrote.
         text_model: text tower of graphclip: a known checkpoint, a folder or a hub's org/name; by default the one that
             the file names.

@@ -11,16 +11,19 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from aisec_common.files import write_atomic
 from aisec_common.report import STYLE
 from aisec_common.table import markdown
 
 from gfmextract import scenarios as builders
+from gfmextract.answer_cache import Remembered
 from gfmextract.audit import Audit
 from gfmextract.baselines import TextOnly
-from gfmextract.choices import DEFENSES, SCENARIOS
+from gfmextract.choices import DEFENSES, SCENARIOS, UnfitDefense
 from gfmextract.extraction import EmbeddingRegression, PermutedAnswers
 from gfmextract.frontier import frontier_figure, frontier_points, protected_area
+from gfmextract.records import RowKeeper, Rows
 from gfmextract.scenarios import Neighbourhood, Row, Scenario
 from gfmextract.service import EmbeddingService
 
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from gfmextract.attack import ExtractionResult
+    from gfmextract.attack import Attack
     from gfmextract.cost import Cost
     from gfmextract.text_graph import TextGraph
     from gfmextract.victim import Victim
@@ -51,7 +54,7 @@ class LeakageReport:
     Args:
         leaks: a row for each surrogate, see `ExtractionResult.table`.
         defenses: a row for each setting of a defence, see `Audit.rows`.
-        left_out: scenarios that were asked for and could not be run with these graphs, with the reason.
+        left_out: scenarios and defences that were asked for and could not be run with these graphs, with the reason.
         warnings: what a reader has to know before the numbers.
         header: what was attacked, and how.
     """
@@ -158,13 +161,15 @@ def leakage_report(
     neighbourhood: Neighbourhood = AROUND,
     victim_cost: Cost | None = None,
     seed: int = 0,
+    keep: Path | None = None,
     show: Show | None = None,
 ) -> LeakageReport:
     """Extracts a model in every scenario that the graphs allow, and again through every defence.
 
     Graphs with the same classes are of one domain. S1 needs two of a domain, S6 two domains; the others run on each
-    graph, S3 on the first. Beside the attack each row has text alone (what a victim must beat) and permuted answers
-    (what a copy must beat). Defences are judged on another graph than the queried one, where there is one.
+    graph, S3 on the first. Beside the attack each row, but for those of S3, has text alone (what a victim must beat)
+    and permuted answers (what a copy must beat). Defences are judged on another graph than the queried one, where there
+    is one. The victim is asked about each subgraph and each text once.
 
     Args:
         victim: any object with `encode_graph` and `encode_text`; nothing else of it is read.
@@ -176,6 +181,9 @@ def leakage_report(
         neighbourhood: of the submitted ego graphs.
         victim_cost: of the victim's training, for the cost ratios.
         seed: of splits, queries and keys.
+        keep: folder in which every finished row, and every answer of a victim that is a module, is kept: who calls
+            again with the same arguments gets them from there. A module is known by its weights and by what it is
+            printed as, not by its code; any other victim by its answers. None keeps nothing.
         show: progress, as `aisec_common.progress.counting` gives it.
 
     Returns:
@@ -197,25 +205,42 @@ def leakage_report(
         raise ValueError(f"defenses must be of {', '.join(DEFENSES)}, not {unknown[0]!r}")
     settings = vars(attack.config)
     beside = (attack, PermutedAnswers(**settings), TextOnly(**settings))
-    leaks: list[dict[str, Any]] = []
-    known: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for done, (scenario, which) in enumerate((scenario, which) for scenario in planned for which in beside):
+    remembered = Remembered(victim, keep and keep / "answers")
+    keeper = RowKeeper(shared={})
+    if keep is not None:
+        egos = (neighbourhood.of(graph, torch.arange(len(graph))) for graph in graphs)
+        shared = {
+            "victim": remembered.hash(egos, [prompt for graph in graphs for prompt in graph.prompts]),
+            "victim_cost": victim_cost and vars(victim_cost),
+            "neighbourhood": vars(neighbourhood),
+            "seed": seed,
+            "config": settings,
+        }
+        keeper = RowKeeper(folder=keep / "runs", shared=shared)
+    leaks: Rows = []
+    copies = [
+        (scenario, which, row)
+        for scenario in planned
+        for which in (beside[:1] if scenario.name == "architecture-mismatch" else beside)
+        for row in scenario.rows
+    ]
+    for done, (scenario, which, row) in enumerate(copies):
         if show is not None:
-            show("scenarios", done, len(planned) * len(beside))
-        if scenario.name == "architecture-mismatch" and which is not attack:
-            continue
-        run = partial(which.run, EmbeddingService(victim), text=victim.encode_text, victim_cost=victim_cost)
-        leaks += _once_a_test(scenario, run, known) if isinstance(which, TextOnly) else run(scenario).rows
+            show("scenarios", done, len(copies))
+        about = {"scenario": scenario.name, "row": row.label, "attack": which.name, **_graphs_of(row)}
+        alone = replace(scenario, rows=(row,))
+        leaks += keeper.rows(scenario.name, about, partial(_leaks, which, alone, remembered, victim_cost))
     if show is not None:
-        show("scenarios", len(planned) * len(beside), len(planned) * len(beside))
-    defended: list[Mapping[str, Any]] = []
+        show("scenarios", len(copies), len(copies))
+    defended: Rows = []
     if wanted:
         row = judged_row(graphs, neighbourhood=neighbourhood, seed=seed)
-        audit = Audit(victim=victim, row=row, attack=attack, seed=seed, adaptive=adaptive)
+        audit = Audit(victim=remembered, row=row, attack=attack, seed=seed, adaptive=adaptive)
         for name in ("none", *wanted):
+            about = {"defence": name, "adaptive": adaptive} | _graphs_of(row)
             try:
-                defended += audit.rows(name, show=show)
-            except ValueError as error:  # such as a watermark where texts are not what features were made from
+                defended += audit.rows(name, show=show, keep=partial(_kept_setting, keeper, about))
+            except UnfitDefense as error:
                 left_out[f"defence {name}"] = str(error)
     return LeakageReport(
         leaks=tuple(leaks),
@@ -275,17 +300,16 @@ def planned_scenarios(
     return planned, left_out
 
 
-def _once_a_test(
-    scenario: Scenario, run: Callable[[Scenario], ExtractionResult], known: dict[tuple[Any, ...], dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """The rows of an attack that asks for nothing; those that share a test differ only in what others ask."""
-    rows = []
-    for row in scenario.rows:
-        key = (row.test.name, tuple(row.test_nodes.tolist()))
-        if key not in known:
-            known[key] = run(replace(scenario, rows=(row,))).rows[0]
-        rows.append(known[key] | {"scenario": scenario.name, "row": row.label, "queried": row.queried.name})
-    return rows
+def _leaks(attack: Attack, scenario: Scenario, victim: Victim, victim_cost: Cost | None) -> Rows:
+    return list(attack.run(EmbeddingService(victim), scenario, text=victim.encode_text, victim_cost=victim_cost).rows)
+
+
+def _kept_setting(keeper: RowKeeper, about: Mapping[str, Any], setting: str, make: Callable[[], Rows]) -> Rows:
+    return keeper.rows(f"defence {about['defence']} {setting}", {**about, "setting": setting}, make)
+
+
+def _graphs_of(row: Row) -> dict[str, Any]:
+    return {"queried": row.queried.hash, "test": row.test.hash}
 
 
 def domains_of(graphs: Sequence[TextGraph]) -> dict[str, list[TextGraph]]:

@@ -12,6 +12,8 @@ from aisec_common.seeding import derived_seed
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gfmextract.choices import UnfitDefense
+
 FIRST = 20
 """Queries before the first reading."""
 SPAN = 256
@@ -161,7 +163,8 @@ class QueryMonitor:
             false_alarms: share between 0 and 1.
 
         Raises:
-            ValueError: for no stream, one too short for a reading, or a share outside.
+            ValueError: for a share outside.
+            UnfitDefense: for no stream, or one too short for a reading.
         """
         if not 0 < false_alarms < 1:
             raise ValueError(f"false_alarms must lie between 0 and 1, got {false_alarms}")
@@ -176,7 +179,7 @@ class QueryMonitor:
         """How well the statistics tell simulated benign streams from extracting ones, and what the thresholds do.
 
         Raises:
-            ValueError: for no stream of a kind, or one too short for a reading.
+            UnfitDefense: for no stream of a kind, or one too short for a reading.
         """
         from sklearn.metrics import roc_auc_score
 
@@ -198,7 +201,7 @@ class QueryMonitor:
         if not read or not all(read):
             short = next((i for i, each in enumerate(read) if not each), None)
             which = "is empty" if short is None else f"holds stream {short} of {len(streams[short])} queries"
-            raise ValueError(f"{argument} {which}: pass streams of at least {max(FIRST, self.step)} queries")
+            raise UnfitDefense(f"{argument} {which}: pass streams of at least {max(FIRST, self.step)} queries")
         return {name: [max(getattr(each, name) for each in one) for one in read] for name in STATISTICS}
 
     def _first_alarm(self, readings: Sequence[Reading]) -> int | None:

@@ -79,6 +79,19 @@ class EgoGraphs:
             root_n_index=self.start[:-1],
         )
 
+    @classmethod
+    def of_batch(cls, batch: EgoBatch) -> EgoGraphs:
+        """Those that `batch` put into one graph."""
+        owner = batch.batch[batch.edge_index[0]]  # in ascending order, as `batch` leaves them
+        return cls(
+            x=batch.x,
+            pe=batch.pe,
+            nodes=batch.node_id,
+            start=batch.ptr,
+            edge_index=batch.edge_index - batch.ptr[owner],
+            edge_start=_starts(torch.bincount(owner, minlength=len(batch.ptr) - 1)),
+        )
+
     def data(self) -> Data:
         """The only neighbourhood as a plain `Data`.
 

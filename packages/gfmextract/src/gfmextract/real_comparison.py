@@ -8,15 +8,13 @@ all-minilm-l6-v2 as its text tower, and copied on a package it never saw.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from aisec_common.files import write_atomic
-from aisec_common.result import finite
 from aisec_common.seeding import torch_rng
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -25,6 +23,7 @@ from gfmextract.baselines import TextOnly, Untrained
 from gfmextract.extraction import EmbeddingRegression, PermutedAnswers
 from gfmextract.metrics import linear_cka, mean_cosine
 from gfmextract.pyg_ego import EgoGraphs, ego_graphs
+from gfmextract.records import recorded
 from gfmextract.scenarios import Neighbourhood, Scenario, query_budget
 from gfmextract.service import EmbeddingService
 from gfmextract.surrogate import fresh_surrogate
@@ -148,24 +147,11 @@ def compare(
     for done, cell in enumerate(cells):
         if show is not None:
             show(f"copies of {victim}", done, len(cells))
-        about = json.loads(json.dumps({"victim": victim, **vars(cell), **vars(recipe)}))
-        file = out / "runs" / cell.file
-        record = _kept(file, about)
-        if record is None:
-            record = {"settings": about, **measured(cell)}
-            write_atomic(file, json.dumps(finite(record)) + "\n")
-        records.append(record)
+        about = {"victim": victim, **vars(cell), **vars(recipe)}
+        records.append(recorded(out / "runs" / cell.file, about, partial(measured, cell)))
     if show is not None:
         show(f"copies of {victim}", len(cells), len(cells))
     return records
-
-
-def _kept(file: Path, about: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record on disk, where it was made with the same settings."""
-    if not file.is_file():
-        return None
-    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return record if record["settings"] == about else None
 
 
 def _cells(

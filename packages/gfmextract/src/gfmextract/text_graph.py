@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -69,6 +70,15 @@ class TextGraph:
     def prompts(self) -> list[str]:
         """What the text encoder is asked for, class by class."""
         return [self.template.format(name) for name in self.classes]
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of everything in it, its name included."""
+        told = (self.name, list(self.texts), list(self.classes), self.template, list(self.x.shape))
+        digest = hashlib.sha256(repr(told).encode())
+        for tensor in (self.x.double(), self.edge_index, self.y):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def neighbours(self) -> tuple[Tensor, Tensor]:

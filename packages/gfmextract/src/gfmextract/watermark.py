@@ -13,6 +13,7 @@ from aisec_common.seeding import numpy_rng, torch_rng
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from gfmextract.choices import UnfitDefense
 from gfmextract.victim import GraphEncoder, encode_egos
 
 if TYPE_CHECKING:
@@ -66,8 +67,8 @@ class Watermark:
         frequency: lowest and highest share of texts that a trigger word may occur in.
 
     Raises:
-        ValueError: for texts that are not one an ego graph, an m outside 1..triggers, too few words of such a
-            frequency, or answers that use all directions alike.
+        ValueError: for texts that are not one an ego graph, or an m outside 1..triggers.
+        UnfitDefense: for too few words of such a frequency, or answers that use all directions alike.
 
     Source: EmbMarker (Peng et al., ACL 2023), transferred to graphs; the law of e* is ours, and so is keeping the
         answer's length, which would give the mark away.
@@ -97,7 +98,7 @@ class Watermark:
         found = Counter(word for text in self.texts for word in _words(text))
         middling = sorted(word for word, count in found.items() if low <= count / len(self.texts) <= high)
         if len(middling) < self.triggers + self.m:
-            raise ValueError(
+            raise UnfitDefense(
                 f"frequency {low} to {high} leaves {len(middling)} words, {self.triggers} triggers and {self.m} others "
                 "are needed: widen it or pass more texts"
             )
@@ -126,7 +127,7 @@ class Watermark:
         """Trigger graphs and clean graphs: the same reference graphs with m trigger or m ordinary words at the root.
 
         Raises:
-            ValueError: when `encode_text` gives vectors of another width than the features of `egos`.
+            UnfitDefense: when `encode_text` gives vectors of another width than the features of `egos`.
         """
         rng = numpy_rng(self.key, "watermark probes")
         chosen = torch.from_numpy(rng.permutation(len(self.egos))[:GRAPHS])
@@ -136,7 +137,7 @@ class Watermark:
             root = self.encode_text(texts).detach().cpu()
             egos = self.egos[chosen]
             if root.shape[1] != egos.x.shape[1]:
-                raise ValueError(
+                raise UnfitDefense(
                     f"encode_text gives {root.shape[1]} features, egos have {egos.x.shape[1]}: use its encoder"
                 )
             x = egos.x.clone()
@@ -180,7 +181,7 @@ def _unused(reference: Tensor) -> Tensor:
     squares, directions = torch.linalg.eigh(unit.T @ unit)  # ascending
     free: Tensor = directions[:, squares.cumsum(0) <= (1 - USED) * squares.sum()]
     if not free.shape[1]:
-        raise ValueError(f"reference {list(reference.shape)} uses all directions alike: a target finds no place")
+        raise UnfitDefense(f"reference {list(reference.shape)} uses all directions alike: a target finds no place")
     return free
 
 
