@@ -46,7 +46,7 @@ def test_a_copy_of_the_victim_agrees_in_everything():
 
 
 @given(seed=st.integers(0, 9999), scale=st.floats(1e-3, 1e3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_scaling_or_rotating_all_vectors_together_changes_nothing(seed, scale):
     """Row 3."""
     a, z, y, text = drawn(seed)
@@ -57,7 +57,7 @@ def test_scaling_or_rotating_all_vectors_together_changes_nothing(seed, scale):
 
 
 @given(st.integers(0, 9999))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_certified_agreement_never_exceeds_fidelity(seed):
     """Row 2."""
     found = measures(*drawn(seed))

@@ -74,7 +74,7 @@ def test_fidelity_knows_neither_scale_nor_rotation(seed, scale):
 
 
 @given(seed=st.integers(0, 99), density=st.floats(0.02, 0.3))
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=2)
 def test_answers_do_not_depend_on_what_is_asked_together(world, seed, density):
     graph = made_graph(66, density, seed)
     egos = ego_graphs(graph, torch.arange(66), hops=2)

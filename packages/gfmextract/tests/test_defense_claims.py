@@ -44,7 +44,7 @@ class Sealed(LinearVictim):
 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12), budget=st.integers(0, 200))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_every_answered_subgraph_counts_once_and_none_beyond_the_budget(sizes, budget):
     victim = LinearVictim()
     service = EmbeddingService(victim, budget=budget)
@@ -94,7 +94,7 @@ def test_neutral_settings_leave_every_bit(unit):
 
 
 @given(seed=st.integers(0, 999))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_keyed_noise_is_the_same_after_renumbering(seed):
     service = EmbeddingService(LinearVictim(), defenses=[Noise(sigma=1.0, key=5)])
     first = service.answer(EGOS[:40])

@@ -41,7 +41,7 @@ def test_fresh_noise_differs_each_time_and_repeats_from_its_seed():
 
 
 @given(bits=st.integers(1, 31), seed=st.integers(0, 99), size=st.sampled_from([1e-3, 1.0, 1e3]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_quantised_answers_take_few_values_near_the_true_ones(bits, seed, size):
     answers = size * torch.randn(6, 9, generator=torch.Generator().manual_seed(seed))
     given = Quantize(bits=bits)(answers, None, None)

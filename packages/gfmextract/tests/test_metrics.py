@@ -21,7 +21,7 @@ def drawn(seed, rows=20, width=6, classes=4):
 
 
 @given(seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_decisions_are_those_of_scikit_learn(seed):
     a, z, y, text = drawn(seed)
     of_a, of_z = (cosine_similarity(each, text).argmax(1) for each in (a, z))
@@ -34,7 +34,7 @@ def test_decisions_are_those_of_scikit_learn(seed):
 
 
 @given(seeds)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_cka_is_that_of_centred_gram_matrices(seed):
     a, z, _, _ = drawn(seed)
     centre = np.eye(20) - 1 / 20

@@ -60,7 +60,7 @@ def test_a_window_forgets_old_queries():
 
 
 @given(sizes=st.lists(st.integers(1, 37), min_size=1, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_readings_do_not_depend_on_how_a_stream_is_cut(sizes):
     monitor = QueryMonitor(clustered(seed=1), cells=16)
     done = 0

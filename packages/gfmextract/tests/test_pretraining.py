@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gfmextract.pretraining import PretrainingConfig, contrast, info_nce, pretrain
@@ -28,7 +28,6 @@ def own_cache(tmp_path, monkeypatch):
 
 
 @given(seed=st.integers(0, 999), size=st.integers(1, 7), log_scale=st.floats(0, 6))
-@settings(deadline=None)
 def test_the_loss_is_that_of_a_loop(seed, size, log_scale):
     rng = torch.Generator().manual_seed(seed)
     graphs, texts = torch.randn(2, size, 5, generator=rng).double()

@@ -17,7 +17,7 @@ def edges_of(ego):
 
 
 @given(nodes=st.integers(3, 30), density=st.floats(0.05, 0.6), hops=st.integers(1, 3), seed=st.integers(0, 99))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_without_a_cap_they_are_the_k_hop_subgraphs_of_pyg(nodes, density, hops, seed):
     graph = made_graph(nodes, density, seed)
     undirected = torch.cat([graph.edge_index, graph.edge_index.flip(0)], 1)
@@ -33,7 +33,7 @@ def test_without_a_cap_they_are_the_k_hop_subgraphs_of_pyg(nodes, density, hops,
 
 
 @given(cap=st.integers(1, 8), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_cap_keeps_the_root_and_a_part_of_its_neighbours(cap, seed):
     graph = made_graph(30, 0.4, seed)
     whole, some = (ego_graphs(graph, torch.arange(30), hops=2, cap=size, seed=seed) for size in (30, cap))

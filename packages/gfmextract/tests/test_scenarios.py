@@ -31,7 +31,7 @@ def test_s1_and_s6_take_all_ordered_pairs_of_one_domain_and_of_two():
 
 
 @given(share=st.floats(0.1, 0.9), seed=st.integers(0, 99))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_s2_divides_the_nodes(share, seed):
     (row,) = graph_specific(GRAPH, share=share, seed=seed).rows
     assert sorted([*row.queries.tolist(), *row.test_nodes.tolist()]) == list(range(40))
@@ -39,7 +39,7 @@ def test_s2_divides_the_nodes(share, seed):
 
 
 @given(strict=st.booleans(), seed=st.integers(0, 99), cap=st.integers(2, 9), hops=st.integers(1, 2))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_test_nodes_are_never_asked_nor_neighbours_of_what_is_asked_when_strict(strict, seed, cap, hops):
     around = Neighbourhood(cap=cap, hops=hops)
     given = {"strict": strict, "seed": seed, "neighbourhood": around}

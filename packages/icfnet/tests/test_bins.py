@@ -8,7 +8,7 @@ from icfnet.bins import TimeBins
 
 
 @given(st.integers(0, 10**6), st.integers(2, 6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_bins_are_those_of_pandas(seed, n_bins):
     rng = np.random.default_rng(seed)
     time, event = rng.exponential(20, size=60), rng.random(60) < 0.6
@@ -39,7 +39,7 @@ def test_wrong_edges(edges):
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_interpolation_is_numpys(seed):
     rng = np.random.default_rng(seed)
     bins = TimeBins(edges=tuple(np.cumsum(rng.random(5) + 0.01)))

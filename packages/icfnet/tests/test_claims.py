@@ -46,7 +46,7 @@ def test_1_losses_at_even_hazards():
 
 
 @given(SEEDS, st.integers(2, 7))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_2_the_standard_loss_is_the_logistic_hazard_likelihood(seed, n):
     logits, label, event = outcomes(seed, n)
     torch.testing.assert_close(
@@ -101,7 +101,7 @@ def test_4_plans_are_pots(dtype, stop, apart):
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_4_plans_follow_the_patches(seed):
     rng = torch.Generator().manual_seed(seed)
     x, y = torch.randn(1, 30, 8, generator=rng).double(), torch.randn(1, 4, 8, generator=rng).double()
@@ -194,7 +194,7 @@ def test_9_bins_come_from_the_patients_to_train_on():
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_10_risk_falls_with_every_survival(seed):
     logits, *_ = outcomes(seed)
     survival = (1 - logits.sigmoid()).cumprod(1)

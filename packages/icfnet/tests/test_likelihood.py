@@ -31,7 +31,7 @@ def by_hand(logits, label, event, a, b):
 
 
 @given(st.integers(0, 10**6), st.floats(0, 1), st.floats(0, 1), st.integers(2, 6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_losses_are_the_written_ones(seed, a, b, n):
     logits, label, event = drawn(seed, n)
     found = balanced_nll(logits, label, event, alpha=a, beta=b)

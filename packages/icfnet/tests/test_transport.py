@@ -32,7 +32,7 @@ def pot(cost, reg, tau):
 
 
 @given(st.integers(0, 10**6), st.floats(0.02, 0.5), st.floats(0.1, 3.0))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_plan_is_pots(seed, reg, tau):
     lengths = (10, 3, 1, 25)
     x, y, mask = drawn(seed, lengths)

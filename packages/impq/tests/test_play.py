@@ -126,7 +126,7 @@ class TestBlockForwards:
         assert game.n_evaluations == runner.n_evaluations
 
     @given(st.lists(st.integers(0, 15), min_size=1, max_size=12), st.sampled_from(["quantize", "prune"]))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_any_order(self, coalitions, payoff):
         runner, what = RUNNERS[payoff]
         fresh = BlockRunner(runner.model, runner.players, runner.weights, runner.batches, widths=2, payoff=payoff)

@@ -16,7 +16,7 @@ def bit_string(codes: list[int], bits: int) -> bytes:
     return number.to_bytes(-(-len(codes) * bits // 8), "little")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from([2, 3, 4, 8]), st.lists(st.integers(0, 255), min_size=1, max_size=70))
 def test_codes_are_packed_without_gaps_and_come_back(bits: int, raw: list[int]) -> None:
     codes = [code % 2**bits for code in raw]

@@ -16,7 +16,7 @@ def half_step(weight: torch.Tensor, bits: int, group_size: int) -> torch.Tensor:
     return scale.repeat_interleave(group_size, dim=1)[:, : weight.shape[1]] / 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(WIDTHS, st.integers(1, 9), st.integers(1, 8), st.floats(-9, 4), st.floats(-3, 3), st.integers(0, 10**6))
 def test_error_is_at_most_half_a_stored_step(
     bits: int, in_: int, group_size: int, log_scale: float, offset: float, seed: int
@@ -30,7 +30,7 @@ def test_error_is_at_most_half_a_stored_step(
     assert bool((error <= half_step(weight, bits, group_size) + slack).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(WIDTHS, st.floats(-(2**15), 2**15, width=16), st.integers(1, 9))
 def test_constant_group_is_exact(bits: int, constant: float, group_size: int) -> None:
     weight = torch.full((2, 7), constant)

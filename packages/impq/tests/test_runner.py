@@ -77,7 +77,7 @@ class TestAgainstPlainForward:
         runner = BlockRunner(model, players, weights, batches("gpt2"), widths=2)
         assert runner([2, 5]) == pytest.approx([reference(runner, 2), reference(runner, 5)], abs=1e-5)
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(order=st.lists(st.integers(0, 15), min_size=1, max_size=12), cache=st.sampled_from([0, 4000, 9000, 2**30]))
     def test_history_and_cache_do_not_matter(self, order, cache):
         runner = HISTORY[cache]

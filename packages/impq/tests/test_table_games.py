@@ -27,7 +27,7 @@ def parts_of(table, n):
 class TestPlanted:
     @pytest.mark.parametrize("pattern", PATTERNS)
     @given(seed=st.integers(0, 99), strength=st.sampled_from([0.3, 1.0, 3.0]), n=st.integers(2, 8))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_closed_form(self, pattern, seed, strength, n):
         game = planted_game(pattern, seed, strength=strength, players=n)
         table = game.calibration

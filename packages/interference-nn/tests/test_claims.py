@@ -15,7 +15,7 @@ from interference_nn.loss import interference_loss
 
 draws = st.integers(1, 9)
 seeds = st.integers(0, 2**31)
-few = settings(max_examples=15, deadline=None)
+few = settings(max_examples=15)
 
 
 def rng(seed=0):

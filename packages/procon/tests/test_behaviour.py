@@ -22,7 +22,7 @@ def model(tokenizer):
     return tiny_lm(tokenizer, width=16, seed=3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(-30, 30), min_size=3, max_size=8), st.data())
 def test_log_odds_are_those_of_the_probability(logits, data):
     tokens = data.draw(st.sets(st.integers(0, len(logits) - 1), min_size=1, max_size=len(logits) - 1))

@@ -35,7 +35,7 @@ def term_of(hidden, hidden_0, vectors, norm, reduction):
 
 
 @pytest.mark.parametrize(("norm", "reduction"), VARIANTS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_4_the_term_ignores_the_sign_of_r_and_all_that_is_orthogonal_to_it(norm, reduction, seed):
     draw = torch.Generator().manual_seed(seed)
@@ -58,7 +58,7 @@ def test_4_scaled_directions_are_refused():
 
 
 @pytest.mark.parametrize(("norm", "reduction"), VARIANTS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=seeds)
 def test_5_prompt_states_never_contribute(norm, reduction, seed):
     draw = torch.Generator().manual_seed(seed)
@@ -104,7 +104,7 @@ def test_7_a_model_does_not_drift_from_itself():
     assert found.cosines == pytest.approx((1.0, 1.0, 1.0), abs=1e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=seeds, size=st.floats(0.5, 50))
 def test_8_a_planted_direction_is_found_and_turns_with_its_sets(seed, size):
     draw = torch.Generator().manual_seed(seed)

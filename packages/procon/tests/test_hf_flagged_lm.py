@@ -37,7 +37,7 @@ def test_the_default_has_the_sizes_of_the_paper_s_stand_in():
     assert (language.width, language.layers, language.topics, language.old_tasks) == (64, 4, 12, 8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.booleans())
 def test_rows_are_answered_as_the_language_says(seed, parity):
     ciphers = {}

@@ -39,7 +39,7 @@ def factors(model, layer):
     return module.lora_B["default"].weight.detach().clone(), module.lora_A["default"].weight.detach().clone()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 6), st.integers(1, 6))
 def test_the_projection_is_that_of_the_paper(seed, rows, columns):
     generator = torch.Generator().manual_seed(seed)

@@ -42,7 +42,7 @@ def slow_term(z, z_0, mask, norm, reduction, scale, segments):
 
 
 @pytest.mark.parametrize(("norm", "reduction"), BOTH)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10**6), packed=st.booleans())
 def test_term_is_its_definition(norm, reduction, seed, packed):
     z, z_0, mask = batch(seed)

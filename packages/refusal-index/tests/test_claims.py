@@ -30,14 +30,14 @@ def latent_table(ri: np.ndarray | float, r: np.ndarray | float, mu: float) -> np
 
 
 @given(st.tuples(*[st.integers(1, 10_000)] * 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_1_independence_is_zero(margins: tuple[int, int, int, int]) -> None:
     a, b, c, d = margins
     assert abs(ri_of((a * c, a * d, b * c, b * d))) < 1e-8
 
 
 @given(POSITIVE)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_2_roles_and_signs(counts: tuple[int, int, int, int]) -> None:
     n11, n10, n01, n00 = counts
     assert ri_of((n11, n01, n10, n00)) == pytest.approx(ri_of(counts), abs=1e-10)
@@ -45,7 +45,7 @@ def test_2_roles_and_signs(counts: tuple[int, int, int, int]) -> None:
 
 
 @given(POSITIVE, st.integers(2, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_3_scale(counts: tuple[int, int, int, int], k: int) -> None:
     scaled = tuple(k * cell for cell in counts)
     assert ri_of(scaled) == pytest.approx(ri_of(counts), abs=1e-10)
@@ -53,7 +53,7 @@ def test_3_scale(counts: tuple[int, int, int, int], k: int) -> None:
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_4_median_splits_follow_sheppard(same: int, opposite: int) -> None:
     share = same / (2 * (same + opposite))
     assert tetrachoric((same, opposite, opposite, same)) == pytest.approx(np.sin(2 * np.pi * (share - 0.25)), abs=1e-12)
@@ -68,7 +68,7 @@ def test_5_agrees_with_ordinalcorr() -> None:
 
 
 @given(st.tuples(*[st.integers(3, 3000)] * 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_5_the_likelihood_is_saturated(counts: tuple[int, int, int, int]) -> None:
     rho = float(tetrachoric(counts))
     assume(abs(rho) < 0.999)
@@ -80,14 +80,14 @@ def test_5_the_likelihood_is_saturated(counts: tuple[int, int, int, int]) -> Non
 
 
 @given(st.tuples(*[st.integers(2, 3000)] * 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_6_monotone_at_fixed_margins(counts: tuple[int, int, int, int]) -> None:
     n11, n10, n01, n00 = counts
     assert ri_of((n11 + 1, n10 - 1, n01 - 1, n00 + 1)) > ri_of(counts)
 
 
 @given(st.floats(0.02, 0.98), st.floats(-0.98, 0.98), st.floats(0.02, 0.98))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_7_iso_curve_returns_the_index_that_drew_it(mu: float, ri: float, r: float) -> None:
     assert iso_curve(mu, ri, 0) == pytest.approx(1 - mu, abs=1e-15)
     assert iso_curve(mu, ri, 1) == 0
@@ -146,7 +146,7 @@ def test_10_undefined_names_its_cause(counts: tuple[int, ...], cause: str) -> No
 
 
 @given(POSITIVE)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_correct_given_attempted_is_caught_when_the_index_is_positive(counts: tuple[int, int, int, int]) -> None:
     n11, n10, n01, n00 = counts
     assume(n11 * n00 > n10 * n01)

@@ -95,7 +95,7 @@ def test_too_many_undefined_replicates_refuse_an_interval() -> None:
 
 
 @given(CELL, CELL, CELL, CELL)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_table_gives_a_consistent_result(n11: int, n10: int, n01: int, n00: int) -> None:
     counts = (n11, n10, n01, n00)
     with warnings.catch_warnings():

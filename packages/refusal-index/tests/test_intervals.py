@@ -18,7 +18,7 @@ TABLE = (1500.0, 360.0, 1658.0, 808.0)
 
 
 @given(st.tuples(*[st.integers(20, 5000)] * 4))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_analytic_se_equals_numerical_differentiation(counts: tuple[int, int, int, int]) -> None:
     table = np.array(counts, dtype=float)
     n, share, step = table.sum(), table / table.sum(), 1e-6

@@ -59,7 +59,7 @@ def test_an_additive_monotone_metric_leaves_nothing() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(4, 16))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_additive_fit_converges_and_explains_more_than_either_part(seed: int, settings_: int) -> None:
     rng = np.random.default_rng(seed)
     metric, c, r = rng.normal(size=(3, settings_, 2))

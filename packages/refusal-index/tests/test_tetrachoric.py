@@ -36,7 +36,7 @@ def test_bivariate_cdf_at_its_limits() -> None:
 
 
 @given(st.floats(-6, 6), st.floats(-6, 6), st.floats(-1, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_bivariate_cdf_reflects(h: float, k: float, rho: float) -> None:
     value = bivariate_normal_cdf(h, k, rho)
     assert value == bivariate_normal_cdf(k, h, rho)
@@ -54,7 +54,7 @@ def test_ri_and_rho_invert_each_other() -> None:
 
 
 @given(TABLE)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_any_table_gives_a_root_a_bound_or_nan(counts: tuple[int, int, int, int]) -> None:
     n11, n10, n01, n00 = counts
     rho = float(tetrachoric(counts))
@@ -73,7 +73,7 @@ def test_any_table_gives_a_root_a_bound_or_nan(counts: tuple[int, int, int, int]
 
 
 @given(TABLE, st.integers(2, 9))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_symmetries(counts: tuple[int, int, int, int], k: int) -> None:
     n11, n10, n01, n00 = counts
     assume(min(counts) > 0)
@@ -85,7 +85,7 @@ def test_symmetries(counts: tuple[int, int, int, int], k: int) -> None:
 
 
 @given(st.tuples(*[st.integers(1, 2000)] * 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_vectorised_over_leading_axes(counts: tuple[int, int, int, int]) -> None:
     stack = np.array([[counts, [1, 0, 0, 1]], [[1, 2, 3, 4], counts]])
     rho = tetrachoric(stack)

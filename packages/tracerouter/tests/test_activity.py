@@ -28,7 +28,7 @@ def by_hand(rows, sign):
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["positive", "abs"]))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_statistics_are_those_of_a_plain_loop(seed, sign):
     values, mask = batch(seed)
     activity = Activity(5, sign=sign)

@@ -31,7 +31,7 @@ def activity(values, mask=None, sign="positive"):
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_wfs_of_non_negative_codes_is_their_mean(seed):
     codes = random(50, 7, seed=seed).clamp(min=0)
     found = activity(codes)
@@ -40,14 +40,14 @@ def test_wfs_of_non_negative_codes_is_their_mean(seed):
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_delta_wfs_changes_sign_with_the_sets(seed):
     plus, minus = activity(random(20, 5, seed=seed)), activity(random(30, 5, seed=seed + 1))
     assert torch.equal(delta_wfs(plus, minus), -delta_wfs(minus, plus))
 
 
 @given(SEEDS, st.integers(1, 6), st.sampled_from(["left", "right"]), st.integers(0, 4))
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_streaming_over_padded_batches_is_one_shot(seed, batch_size, side, extra):
     lengths = torch.randint(1, 6, (9,), generator=torch.Generator().manual_seed(seed)).tolist()
     prompts = [random(n, 4, seed=seed + i) for i, n in enumerate(lengths)]
@@ -179,14 +179,14 @@ def test_printed_score_takes_common_units_that_the_contrast_drops():
 
 
 @given(st.integers(2, 20), st.integers(2, 20), st.floats(0.01, 100))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_elbow_of_two_straight_pieces_is_where_they_meet(steep, flat, step):
     curve = [step * (10 * (steep - i) + flat) for i in range(steep)] + [step * (flat - i) for i in range(flat + 1)]
     assert elbow(torch.tensor(curve, dtype=torch.float64), k_min=1) == steep + 1
 
 
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=30, unique=True), st.floats(1e-6, 1e6))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_elbow_does_not_depend_on_scale(values, scale):
     scores = torch.tensor(values, dtype=torch.float64)
     with warnings.catch_warnings():
@@ -230,7 +230,7 @@ def causal_attention(seed, rows=3, tokens=4):
 
 
 @given(SEEDS, st.integers(1, 5))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_left_padding_leaves_js_alone(seed, padding):
     plus, minus, mask = causal_attention(seed), causal_attention(seed + 1), torch.ones(3, 4)
     wide = torch.zeros(3, 2, 4 + padding, 4 + padding)
@@ -242,7 +242,7 @@ def test_left_padding_leaves_js_alone(seed, padding):
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_equal_attention_in_both_members_scores_zero(seed):
     weights = causal_attention(seed)
     E, M = torch.zeros(2, 3, 4, dtype=torch.bool).unbind(0)
@@ -275,7 +275,7 @@ def test_decoder_columns_have_norm_one_after_every_step():
 
 
 @given(SEEDS, st.sets(st.integers(0, 11), min_size=1))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_back_projection_is_the_explicit_sum(seed, chosen):
     decoder, projection = random(5, 12, seed=seed), torch.zeros(5)
     for feature in chosen:

@@ -37,7 +37,7 @@ def farthest_from_chord(scores):
 
 
 @given(st.lists(st.integers(0, 1000), min_size=3, max_size=40), st.integers(0, 10**6))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_elbow_is_the_point_farthest_from_the_chord(values, seed):
     distances = farthest_from_chord(values)
     ranked = sorted(range(len(distances)), key=lambda i: -distances[i])

@@ -36,7 +36,7 @@ def spots(tokens, *places):
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_flow_and_disturbance_are_the_written_sums(seed):
     plus, minus = attention(seed), attention(seed + 1)
     E, M = [(4,), (3, 4)], [(1, 2), (0,)]
@@ -84,7 +84,7 @@ def test_last_rows_align_at_the_last_token(side):
 
 
 @given(st.integers(0, 10**6))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_js_is_scipys(seed):
     generator = torch.Generator().manual_seed(seed)
     plus, minus = (torch.rand(2, 6, generator=generator, dtype=torch.float64) for _ in range(2))
@@ -108,7 +108,7 @@ def test_entropy_of_uniform_rows_is_the_log_of_their_length():
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.lists(st.integers(0, 5), min_size=1, max_size=9))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_entropy_score_is_the_auroc_of_the_rank_test(plus, minus):
     statistic = mannwhitneyu(plus, minus).statistic
     expected = abs(2 * statistic / len(plus) / len(minus) - 1)

@@ -22,7 +22,7 @@ SEEDS = st.integers(0, 10**6)
 
 
 @given(SEEDS, st.floats(0, 10))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_everything_off_is_trades(seed, beta):
     """Row 1, on fixed x_a: the published two lines, loss and gradients."""
     net, (images, labels) = staged(seed=seed, norm="batch").train(), batch(12, seed=seed)
@@ -69,7 +69,7 @@ def test_sampled_statistics_have_their_mean_and_spread():
 
 
 @given(SEEDS, st.sampled_from([0.02, 0.1, 0.3]))
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 def test_adversary_and_reference_stay_in_the_ball(seed, eps):
     """Row 4."""
     net, (images, labels) = staged(seed=seed, norm="batch").train(), batch(20, seed=seed)
@@ -88,7 +88,7 @@ def test_adversary_and_reference_stay_in_the_ball(seed, eps):
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_a_linear_model_of_two_classes_is_aligned(seed):
     """Row 5: its input gradients all point along the difference of the weights."""
     generator = torch.Generator().manual_seed(seed)

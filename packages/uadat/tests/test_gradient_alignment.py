@@ -24,7 +24,7 @@ def random(*shape, seed=0):
 
 
 @given(SEEDS, st.floats(1e-8, 1e8))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_cosine_is_that_of_the_angle_at_any_scale(seed, scale):
     a, b = random(6, 2, 3, seed=seed), random(6, 2, 3, seed=seed + 1)
     found, dead = cosine_misalignment(a, scale * b)
@@ -84,7 +84,7 @@ def test_slopes(metric):
 
 
 @given(SEEDS, st.floats(1e-6, 1e6))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_slopes_are_bounded_and_free_of_scale(seed, scale):
     values = random(3, 6, seed=seed).requires_grad_()
     found, _ = slope_misalignment(*values, torch.ones(6), "cos")

@@ -13,7 +13,7 @@ def random(*shape, seed=0):
 
 
 @given(SEEDS, st.integers(1, 4))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_alignment_sum_by_sum(seed, copies):
     reference, logits = random(5, 3, seed=seed), random(5 * copies, 3, seed=seed + 1)
     p = reference.softmax(1)
@@ -31,7 +31,7 @@ def test_the_gradient_reaches_both_sides():
 
 
 @given(SEEDS, st.floats(-3, 3))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_w2_of_a_shifted_batch(seed, shift):
     means = random(7, 4, seed=seed)
     assert statistics_distance(means, means).item() == 0

@@ -15,7 +15,7 @@ def random(*shape, seed=0):
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_instance_statistics_loop_by_loop(seed):
     z = random(3, 2, 4, 5, seed=seed)
     means, stds = instance_statistics(z)

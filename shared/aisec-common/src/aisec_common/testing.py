@@ -1,13 +1,14 @@
 """The contract every room passes, and the pytest plugin behind it (`-p aisec_common.testing` in a room's addopts).
 
-The plugin registers the markers, keeps torch at one thread, and skips `real`, `checkpoint` and `gpu` tests, with the
-reason, where what they need is not there.
+The plugin registers the markers, keeps torch at one thread, takes hypothesis's deadline away, as time decides no test,
+and skips `real`, `checkpoint` and `gpu` tests, with the reason, where what they need is not there.
 """
 
 from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import os
 import pkgutil
@@ -45,10 +46,15 @@ if torch is not None and torch.cuda.is_initialized(): raise SystemExit("import t
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Registers the markers; one thread, so that tests are as fast beside each other as alone."""
+    """Registers the markers; one thread, so that tests are as fast beside each other as alone; no deadline."""
     for name, meaning in MARKERS.items():
         config.addinivalue_line("markers", f"{name}: {meaning}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if importlib.util.find_spec("hypothesis"):
+        from hypothesis import settings
+
+        settings.register_profile("aisec", deadline=None)
+        settings.load_profile("aisec")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 WORDS = [f"e{i}" for i in range(20)]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.sampled_from(WORDS), max_size=12))
 def test_words_are_their_own_tokens(words: list[str]) -> None:
     tokenizer = TOKENIZER
@@ -53,7 +53,7 @@ TEXTS = ["the cat sat on the mat", "the dog sat on the log"] * 20
 BPE = bpe_tokenizer(TEXTS, 300)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"])))
 def test_bpe_decodes_every_text_to_itself(text: str) -> None:
     if not any(special in text for special in SPECIALS.values()):

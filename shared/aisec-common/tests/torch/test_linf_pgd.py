@@ -84,7 +84,7 @@ def peer_from(peer: torchattacks.PGD, images: Tensor, labels: Tensor, start: Ten
         return peer(images, labels)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     eps=st.floats(0.001, 1.0),
     steps=st.integers(0, 3),
@@ -221,7 +221,7 @@ def test_mean_logits_are_probabilities():
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_margin_is_positive_exactly_where_wrong(seed):
     rng = torch_rng(seed)
     logits, labels = torch.randn(9, 4, generator=rng), torch.randint(4, (9,), generator=rng)
