@@ -98,8 +98,8 @@ def frontier_figure(records: Sequence[Record]) -> Figure:
     places = sorted({_where(record)[0] for record in records} - {""})
     figure = Figure(figsize=(5.2 * max(1, len(places)), 4.2), layout="constrained")
     settings = dict.fromkeys(str(record["settings"]["setting"]) for record in records)
-    for i, place in enumerate(places):
-        axes = figure.add_subplot(1, len(places), i + 1)
+    panels = figure.subplots(1, max(1, len(places)), sharex=True, squeeze=False)[0]
+    for place, axes in zip(places, panels, strict=False):
         for colour, setting in enumerate(settings):
             chosen = [r for r in records if r["settings"]["setting"] == setting and _where(r)[0] in (place, "")]
             x, y = [r["perplexity"] for r in chosen], [r["asr"] for r in chosen]
