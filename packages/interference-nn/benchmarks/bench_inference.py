@@ -33,6 +33,8 @@ from interference_nn.training import Recipe
 DRAWS = 8
 CLASSES = 10
 
+Row = dict[str, object]
+
 
 def seconds(*calls: Callable[[], Any], repeats: int, device: torch.device) -> list[float]:
     """Medians of the calls, which take turns."""
@@ -57,7 +59,7 @@ def network(side: int, channels: int, width: int, device: str) -> tuple[Interfer
     return net, images, torch.arange(128, device=device) % CLASSES
 
 
-def inference(net: InterferenceNet, images: torch.Tensor, repeats: int) -> dict[str, float]:
+def inference(net: InterferenceNet, images: torch.Tensor, repeats: int) -> list[Row]:
     with evaluating(net), torch.no_grad():
         plain, folded, looped = seconds(
             lambda: net.without_interference(images).sum().item(),
@@ -66,10 +68,11 @@ def inference(net: InterferenceNet, images: torch.Tensor, repeats: int) -> dict[
             repeats=repeats,
             device=images.device,
         )
-    return {"plain_s": plain, "folded_s": folded, "loop_s": looped, "over_plain": folded / plain, "draws": DRAWS}
+    case = f"inference, M = {DRAWS}"
+    return [row(case, folded, "plain call", plain, "ours/peer"), row(case, folded, "M calls", looped, "peer/ours")]
 
 
-def eot(net: InterferenceNet, images: torch.Tensor, labels: torch.Tensor, repeats: int) -> dict[str, float]:
+def eot(net: InterferenceNet, images: torch.Tensor, labels: torch.Tensor, repeats: int) -> list[Row]:
     few, few_labels = images[:32], labels[:32]
     with evaluating(net):
         folded, separate = seconds(
@@ -78,10 +81,10 @@ def eot(net: InterferenceNet, images: torch.Tensor, labels: torch.Tensor, repeat
             repeats=repeats,
             device=images.device,
         )
-    return {"folded_s": folded, "separate_s": separate, "throughput_ratio": separate / folded}
+    return [row(f"EOT gradient, E = {DRAWS}", folded, "E passes", separate, "peer/ours")]
 
 
-def epoch(net: InterferenceNet, images: torch.Tensor, labels: torch.Tensor, repeats: int) -> dict[str, float]:
+def epoch(net: InterferenceNet, images: torch.Tensor, labels: torch.Tensor, repeats: int) -> list[Row]:
     batches = list(zip(images.split(64), labels.split(64), strict=True))
     plain = Classifier(net.backbone, net.backbone.dim, CLASSES).to(images.device)
     recipe = Recipe(epochs=1, lr=1e-4, optimizer="adamw")
@@ -96,32 +99,36 @@ def epoch(net: InterferenceNet, images: torch.Tensor, labels: torch.Tensor, repe
         passes["at"] = history[0].passes_per_image
 
     mine, theirs = seconds(ours, at, repeats=repeats, device=images.device)
-    counted = passes["at"] / passes["ours"]
-    return {"ours_s": mine, "at_s": theirs, "at_over_ours": theirs / mine, "passes_ratio": counted}
+    peer = f"PGD-7 training, {passes['at'] / passes['ours']:.0f} times the passes"
+    return [row("epoch of training", mine, peer, theirs, "peer/ours")]
+
+
+def row(case: str, ours: float, peer: str, theirs: float, ratio: str) -> Row:
+    return {
+        "case": case,
+        "s": ours,
+        "peer": peer,
+        "peer's s": theirs,
+        "ratio": ours / theirs if ratio == "ours/peer" else theirs / ours,
+        "ratio of": ratio,
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15)
     given = parser.parse_args()
-    rows = []
+    rows: list[Row] = []
     for side, channels, width in ((8, 1, 24), (32, 3, 32)):
         net, images, labels = network(side, channels, width, given.device)
-        row = {
-            "pixels": side,
-            "width": width,
-            "inference": inference(net, images, given.repeats),
-            "eot": eot(net, images, labels, given.repeats),
-            "epoch": epoch(net, images, labels, given.repeats),
-        }
-        rows.append(row)
-        print(
-            f"{side} px, width {width}: M = {DRAWS} draws take {row['inference']['over_plain']:.2f} plain calls; "
-            f"EOT in one batch {row['eot']['throughput_ratio']:.2f} times as fast as {DRAWS} passes; an epoch of PGD-7 "
-            f"takes {row['epoch']['at_over_ours']:.2f} of ours ({row['epoch']['passes_ratio']:.1f} counted in passes)"
-        )
+        measured = inference(net, images, given.repeats)
+        measured += eot(net, images, labels, given.repeats)
+        measured += epoch(net, images, labels, given.repeats)
+        rows += [{"pixels": side, "width": width, **each} for each in measured]
+    for each in rows:
+        print(*(f"{value:.4g}" if isinstance(value, float) else value for value in each.values()), sep="\t")
     if given.out:
         made = {"versions": env.versions("aisec-interference-nn"), "device": env.device(), "command": env.command()}
         threads = torch.get_num_threads()
