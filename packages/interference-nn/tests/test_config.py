@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from interference_nn.config import CompareConfig, FitConfig, LadderConfig, radius
+from interference_nn.config import CompareConfig, FitConfig, LadderConfig
 
 HERE = Path()
 
@@ -33,9 +33,3 @@ def test_both_a_network_and_its_undefended_backbone_may_be_given():
     config = LadderConfig(data=HERE, out=HERE, net=HERE, backbone="resnet18", weights="IMAGENET1K_V1")
     assert config.radii == (4 / 255, 16 / 255)
     assert FitConfig(backbone="resnet18", data=HERE, out=HERE, eps="0.0157").radius == 0.0157
-
-
-@pytest.mark.parametrize("text", ["eight", "1/0", "nan", "-1/255"])
-def test_no_radius(text):
-    with pytest.raises(ValueError, match="8/255"):
-        radius(text)

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
+from aisec_common.radius import radius
+
 from interference_nn.rungs import EffortName
 from interference_nn.settings import Head, Interference, Mode
-
-
-def radius(text: str) -> float:
-    """The size of an l_inf ball, written as a fraction or as a number, in units of images in [0, 1].
-
-    Raises:
-        ValueError: if it is none, or outside (0, 1).
-
-    >>> radius("8/255") == 8 / 255, radius("0.15")
-    (True, 0.15)
-    """
-    try:
-        eps = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"--eps must be a number or a fraction such as 8/255, not {text!r}") from None
-    if not 0 < eps < 1:
-        raise ValueError(f"--eps must lie in (0, 1), in units of images in [0, 1] such as 8/255, not {text}")
-    return eps
 
 
 @dataclass(frozen=True, kw_only=True)

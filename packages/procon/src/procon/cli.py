@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -98,10 +97,11 @@ def _train(config: TrainConfig, show: Show) -> None:
 
 def _record(config: TrainConfig, model: Any, **contents: Any) -> dict[str, Any]:
     """What a run of any variant must share with the one it continues; files and the model by what they hold."""
+    from aisec_common.study import content_hash
     from aisec_common.torch.model_hash import model_hash
 
     settings = {name: value for name, value in asdict(config).items() if name not in UNRECORDED}
-    hashes = {name: hashlib.sha256(json.dumps(value).encode()).hexdigest() for name, value in contents.items()}
+    hashes = {name: content_hash(json.dumps(value)) for name, value in contents.items()}
     record: dict[str, Any] = json.loads(json.dumps({**settings, **hashes, "model": model_hash(model)}))  # no tuples
     return record
 

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from aisec_common.radius import radius
 
 LossName = Literal["uad", "trades", "mart", "at", "standard"]
 Attacks = Literal["quick", "standard", "full"]
 DatasetName = Literal["digits", "cifar10", "cifar100", "folder"]
-
-
-def radius(text: str) -> float:
-    """The size of an l_inf ball, written as a number or as a fraction.
-
-    Raises:
-        ValueError: if it is none, or outside (0, 1).
-
-    >>> radius("8/255") == 8 / 255, radius("0.15")
-    (True, 0.15)
-    """
-    try:
-        eps = float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise ValueError(f"eps must be a number or a fraction such as 8/255, got {text!r}") from None
-    if not 0 < eps < 1:
-        raise ValueError(f"eps must lie in (0, 1), in units of images in [0, 1] such as 8/255, got {text}")
-    return eps
 
 
 def _at_least(config: object, **least: float) -> None:
