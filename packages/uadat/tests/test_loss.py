@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from networks import batch, parameters_gradient, staged
@@ -68,6 +70,15 @@ def test_draws_go_through_the_rest_of_the_model():
         logits = net.head(net.stage2(changed).mean((2, 3)))
         total += (reference * (reference.log() - logits.log_softmax(1))).sum(1).mean().item()
     assert parts["align"] == pytest.approx(total / 4, rel=1e-4)
+
+
+def test_draws_change_neither_logits_nor_input_gradients_at_the_adversary():
+    net, found = staged(norm="batch").train(), loss(refine=False)
+    views = prepared(found, net)
+    with_draws, without = (found.on(net, replace(views, noise=noise)).parts for noise in (views.noise, None))
+    assert with_draws["iga"] == without["iga"] > 0
+    assert with_draws["stat"] == without["stat"]
+    assert with_draws["align"] != without["align"]
 
 
 def test_references_wait_for_the_warm_up():

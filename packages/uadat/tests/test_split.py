@@ -3,7 +3,7 @@ import torch
 from networks import batch, staged
 from torch import nn
 
-from uadat.split import split_pass
+from uadat.split import head_pass, split_pass
 
 
 def test_the_two_halves_are_the_whole():
@@ -14,6 +14,29 @@ def test_the_two_halves_are_the_whole():
     torch.testing.assert_close(logits[: len(images)], net(images))
     torch.testing.assert_close(logits[len(images) :], net.head(net.stage2(2 * seen[0]).mean((2, 3))))
     assert not net.stage1._forward_hooks
+
+
+def test_the_head_runs_alone():
+    net, (images, _) = staged().train(), batch()
+    with torch.no_grad():
+        features = net.stage1(images)
+    features.requires_grad_()
+    before = [buffer.clone() for buffer in net.stage1.buffers()]
+    net.zero_grad()
+    logits = head_pass(net, net, "stage1", images[:1], features)
+    torch.testing.assert_close(logits, net.head(net.stage2(features).mean((2, 3))))
+    logits.sum().backward()
+    assert features.grad.any() and net.head.weight.grad.any()
+    assert all(parameter.grad is None for parameter in net.stage1.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, net.stage1.buffers(), strict=True))
+    assert all(part.training for part in net.modules()) and torch.is_grad_enabled()
+
+
+def test_a_head_that_fails_leaves_the_model_as_it_was():
+    net, (images, _) = staged().train(), batch()
+    with pytest.raises(ValueError, match="'nowhere' is not in the model"):
+        head_pass(net, net, "nowhere", images[:1], images)
+    assert all(part.training for part in net.modules()) and torch.is_grad_enabled()
 
 
 def test_the_input_is_a_layer():

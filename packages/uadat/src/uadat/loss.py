@@ -21,7 +21,7 @@ from uadat.gradient_alignment import (
 from uadat.matching import prediction_alignment, statistics_distance
 from uadat.reference import refined_references
 from uadat.robust_loss import LossParts, RobustLoss, Views, check_radius
-from uadat.split import Forward, split_pass
+from uadat.split import Forward, head_pass, split_pass
 from uadat.statistics import BatchUncertainty, ClassGaussians, instance_statistics
 
 BETA = {"trades": 6.0, "at": 4.0}
@@ -188,7 +188,9 @@ class UADLoss(RobustLoss):
         run, labels, group = forward or model, views.labels, group_of(model)
         exact = self.iga > 0 and self.iga_mode == "exact"
         x_r, x_a = (images.detach().requires_grad_(exact) for images in (views.reference, views.adversarial))
+        module = unwrapped(model)
         means: list[Tensor] = []  # of x_r, of x_a
+        drawn: list[Tensor] = []
 
         def at_reference(features: Tensor) -> Tensor:
             means.append(instance_statistics(features)[0])
@@ -197,19 +199,20 @@ class UADLoss(RobustLoss):
         def at_adversary(features: Tensor) -> Tensor:
             mean, std = instance_statistics(features)
             means.append(mean)
-            if views.noise is None:
-                return features
-            root, of_stds = self.uncertainty(mean, std, group)
-            drawn = sampled_statistics(mean, std, root, of_stds, views.noise, self.kappa)
-            return torch.cat([features, restyled(features, mean, std, *drawn)])
+            if views.noise is not None:
+                root, of_stds = self.uncertainty(mean, std, group)
+                new = sampled_statistics(mean, std, root, of_stds, views.noise, self.kappa)
+                drawn.append(restyled(features, mean, std, *new))
+            return features
 
         if self._uses_features:
-            module = unwrapped(model)
             logits_r = split_pass(run, module, self.layer, x_r, at_reference)
-            logits = split_pass(run, module, self.layer, x_a, at_adversary)
+            logits_a = split_pass(run, module, self.layer, x_a, at_adversary)
         else:
-            logits_r, logits = run(x_r), run(x_a)
-        logits_a = logits[: len(labels)]
+            logits_r, logits_a = run(x_r), run(x_a)
+        # the draws are a batch of their own: x_a has the logits and input gradients that it has without them
+        draws = [head_pass(run, module, self.layer, x_a[:1], features) for features in drawn]
+        logits = torch.cat([logits_a, *draws])
 
         terms = {
             "ce": F.cross_entropy(logits_r if self.base == "trades" else logits_a, labels),

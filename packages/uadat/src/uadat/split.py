@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 Forward = Callable[[Tensor], Tensor]
@@ -64,6 +65,51 @@ def split_pass(forward: Forward, module: nn.Module, layer: str, images: Tensor, 
     if len(logits) != sizes[0]:
         raise _led_around(layer)
     return logits
+
+
+def head_pass(forward: Forward, module: nn.Module, layer: str, images: Tensor, features: Tensor) -> Tensor:
+    """head(features) alone, as a batch of its own.
+
+    A module runs whole, so the stem runs too, on `images`: in eval mode and without a graph, so that neither its
+    statistics nor its gradients know of it; one image is enough.
+
+    Args:
+        forward: as in `split_pass`.
+        module: as in `split_pass`; the head runs in the modes it is in.
+        layer: as in `split_pass`.
+        images: [1, C, H, W], any that the stem takes.
+        features: what the head gets, [R, C, ...].
+
+    Returns:
+        Logits [R, K].
+
+    Raises:
+        ValueError: as `split_pass`.
+
+    >>> net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten())
+    >>> head_pass(net, net, "0", torch.full((1, 1, 1, 2), 9.0), torch.ones(2, 1, 1, 2)).tolist()
+    [[1.0, 1.0], [1.0, 1.0]]
+    >>> net[0].running_mean.item()
+    0.0
+    """
+    graded, modes = torch.is_grad_enabled(), [(part, part.training) for part in module.modules()]
+
+    def wake() -> None:
+        torch.set_grad_enabled(graded)
+        for part, mode in modes:
+            part.training = mode
+
+    def at_layer(_: Tensor) -> Tensor:
+        wake()
+        return features
+
+    try:
+        if layer != INPUT:
+            torch.set_grad_enabled(False)
+            module.eval()
+        return split_pass(forward, module, layer, images, at_layer)
+    finally:
+        wake()
 
 
 def named_layer(module: nn.Module, layer: str) -> nn.Module:

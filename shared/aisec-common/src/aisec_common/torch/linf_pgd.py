@@ -59,7 +59,7 @@ def linf_pgd(
             left there and neither stepped nor restarted again. Only sound for a deterministic model or many draws.
         generator: of the random start; None takes torch's global one.
         max_batch: rows a forward pass at most, as far as the draws of one image fit; default 2^23 values of images
-            (2730 rows of 3 x 32 x 32, 55 of 3 x 224 x 224), on a CPU 512 rows at most.
+            (2730 rows of 3 x 32 x 32, 55 of 3 x 224 x 224), on a CPU 192 rows at most.
 
     Returns:
         [B, C, H, W], detached, in [0, 1] and within eps of `images`.
@@ -214,7 +214,7 @@ def input_gradient(
         loss: as in `linf_pgd`.
         draws: E.
         max_batch: rows a forward pass at most, as far as the draws of one image fit; default 2^23 values of images
-            (2730 rows of 3 x 32 x 32, 55 of 3 x 224 x 224), on a CPU 512 rows at most.
+            (2730 rows of 3 x 32 x 32, 55 of 3 x 224 x 224), on a CPU 192 rows at most.
 
     Returns:
         The gradient [B, C, H, W] and the logits (log mean probabilities where E > 1) [B, K], both detached.
@@ -257,7 +257,7 @@ def margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 MAX_VALUES = 2**23
-CPU_ROWS = 512  # more leave the caches: 8 draws of 300 digits took 1.5 times as long in one pass as in three
+CPU_ROWS = 192  # more leave the caches: 8 draws of 300 digits took 1.4 times as long in parts of 512
 LOSSES: dict[str, Loss] = {"ce": cross_entropy, "cw": margin}
 
 
