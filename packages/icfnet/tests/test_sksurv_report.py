@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from aisec_common.study import content_hash
@@ -9,8 +11,10 @@ from sksurv.metrics import (
     cumulative_dynamic_auc,
     integrated_brier_score,
 )
+from small_cohort import small_cohort
 
 from icfnet.report import TREATMENT_WARNING
+from icfnet.sksurv_estimator import ICFNetSurvival
 from icfnet.sksurv_report import bootstrap_concordance, concordance, evaluate, risk_halves, survival_at, uses_treatment
 from icfnet.synthetic import synthetic_cohort
 
@@ -134,6 +138,16 @@ def test_treatments_that_a_model_never_saw_are_refused():
     assert evaluate(model, TEST.without("treatment"), train=TRAIN, resamples=0).warnings == ()
     model.treatment_ = True
     assert evaluate(model, TEST, train=TRAIN, resamples=0).warnings == (TREATMENT_WARNING,)
+
+
+def test_an_arm_that_a_patient_gives_nothing_to_read_is_refused_before_it_is_fitted(monkeypatch):
+    train, test = small_cohort(40), small_cohort(30, seed=1, ids=tuple(f"q{i}" for i in range(30)))
+    test = replace(test, bags=(*test.bags[:-2], None, None))
+    model = ICFNetSurvival(width=8, heads=2, layers=1, epochs=1).fit(train)
+    report = evaluate(model, test, train=train, resamples=0)
+    monkeypatch.setattr(ICFNetSurvival, "fit", None)
+    with pytest.raises(ValueError, match=r"arm 'wsi-only' reads wsi, of which 2 of 30 patients of test, such as 'q28'"):
+        report.compare("wsi-only")
 
 
 def test_the_interval_is_that_of_resampled_patients(report):

@@ -104,7 +104,8 @@ class SurvivalReport:
             arms: of `icfnet.arms.ARMS`.
 
         Raises:
-            ValueError: for no arm, an unknown one, or where the training cohort is not at hand.
+            ValueError: for no arm, an unknown one, one whose modalities a patient lacks altogether, or where the
+                training cohort is not at hand.
         """
         if self.refit is None:
             raise ValueError("compare needs the training cohort: give `train` to evaluate")

@@ -20,7 +20,7 @@ from sksurv.metrics import (
 )
 from sksurv.nonparametric import kaplan_meier_estimator
 
-from icfnet.cohort import TREATMENT, Cohort
+from icfnet.cohort import TREATMENT, Cohort, known_rows
 from icfnet.report import SMALL, TREATMENT_WARNING, Curve, FloatArray, SurvivalReport
 
 TIED = 1e-8
@@ -193,9 +193,18 @@ def _refit(
     seed: int,
     arm: str,
 ) -> SurvivalReport:
-    from icfnet.arms import make_arm  # arms are evaluated by this module
+    from icfnet.arms import PEERS, make_arm  # arms are evaluated by this module
 
-    fitted = make_arm(arm, model).fit(train)
+    made = make_arm(arm, model)
+    if arm not in PEERS:  # they fill in means
+        for name, cohort in (("train", train), ("test", test)):
+            nobody = np.flatnonzero(~known_rows(cohort, made.modalities))
+            if len(nobody):
+                raise ValueError(
+                    f"arm {arm!r} reads {', '.join(made.modalities)}, of which {len(nobody)} of {len(cohort)} patients "
+                    f"of {name}, such as {cohort.ids[nobody[0]]!r}, have none; leave out the arm or these patients"
+                )
+    fitted = made.fit(train)
     return evaluate(fitted, test, train=train, name=arm, times=times, groups=groups, resamples=resamples, seed=seed)
 
 
