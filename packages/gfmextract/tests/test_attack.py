@@ -10,7 +10,7 @@ from gfmextract.baselines import TextOnly
 from gfmextract.cost import Cost
 from gfmextract.extraction import EmbeddingRegression
 from gfmextract.metrics import measures
-from gfmextract.scenarios import Scenario, architecture_mismatch, graph_specific, query_budget
+from gfmextract.scenarios import Scenario, architecture_mismatch, graph_specific, partial_access, query_budget
 from gfmextract.service import BudgetExceeded
 from gfmextract.victim import encode_egos
 
@@ -56,6 +56,20 @@ def test_rows_that_share_queries_share_answers():
     asked = service()
     Perfect(**QUICK).run(asked, architecture_mismatch(GRAPH), text=TEXT)
     assert asked.total_queries == 40
+
+
+def test_rows_that_differ_in_their_test_alone_share_a_copy():
+    attack, told = Perfect(**QUICK), []
+    rows = (*graph_specific(GRAPH).rows, *partial_access(GRAPH, [0.5, 1.0]).rows)
+    scenario = Scenario(name="both", rows=rows)
+    result = attack.run(service(), scenario, text=TEXT, show=lambda *step: told.append(step))
+    assert len(attack.gathered) == 2
+    assert result.copies[0] is result.copies[2]
+    assert result.copies[0] is not result.copies[1]
+    assert told == [("training mlp", 1, 1)], "progress counts the copy that was there"
+    deeper = replace(rows[0], label="deeper", layers=4)
+    attack.run(service(), Scenario(name="depths", rows=(rows[0], deeper)), text=TEXT)
+    assert len(attack.gathered) == 4
 
 
 def test_what_is_seen_of_the_graph_makes_another_query():

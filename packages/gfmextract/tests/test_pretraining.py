@@ -115,7 +115,8 @@ def test_a_victim_is_trained_once_and_then_read(world):
 
 @pytest.mark.slow
 def test_the_embedded_victim_beats_text_alone_on_domains_it_never_saw(world):
-    victim = pretrain(world.pretraining(0), summaries, world.tower, PretrainingConfig(), seed=0)
+    config = PretrainingConfig(epochs=4, batch_size=128, feature_mask=0.5)  # the study's, on as many domains
+    victim = pretrain(world.pretraining(0, domains=240), summaries, world.tower, config, seed=0)
     above = []
     for seed in range(6):
         (graph,) = world.domain(seed)
@@ -123,7 +124,7 @@ def test_the_embedded_victim_beats_text_alone_on_domains_it_never_saw(world):
         z = encode_egos(victim, ego_graphs(graph, torch.arange(len(graph))))
         right, alone = ((predict(each, text) == graph.y).float().mean().item() for each in (z, graph.x))
         above.append(right - alone)
-    assert sum(above) / 6 > 0.02
+    assert sum(above) / 6 > 0.04
 
 
 def test_wrong_inputs_are_refused(world):

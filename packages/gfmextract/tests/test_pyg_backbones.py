@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 import torch
 from small_graphs import made_graph
+from torch_geometric.nn import GPSConv
 
 from gfmextract.config import BACKBONES
 from gfmextract.pyg_backbones import make_backbone
@@ -27,6 +30,18 @@ def test_in_evaluation_an_answer_does_not_depend_on_what_it_is_batched_with(name
         alone = torch.cat([backbone.encode_graph(EGOS[i : i + 1].batch()) for i in range(len(EGOS))])
     assert together.shape == (40, 6)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_gps_layers_are_those_of_pyg(training):
+    backbone, batch = made("gps", layers=2).train(training), EGOS.batch()
+    h = torch.randn(len(batch.x), 16, generator=torch.Generator().manual_seed(0))
+    theirs = copy.deepcopy(backbone.layers)
+    with torch.no_grad():
+        found, expected = backbone.layers(h, batch.edge_index, batch.batch), h
+        for layer in theirs.layers:
+            expected = GPSConv.forward(layer, expected, batch.edge_index, batch.batch)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", BACKBONES)

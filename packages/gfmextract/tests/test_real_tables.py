@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from gfmextract.real_tables import FILES, budget_figure, read_runs, table, write_tables
+from gfmextract.real_tables import FILES, VALIDITY, budget_figure, read_runs, table, validity, write_tables
 
 
 def record(attacker, budget, seed, fidelity, source="one"):
@@ -57,3 +57,20 @@ def test_files_are_written(tmp_path):
 def test_no_records(tmp_path):
     with pytest.raises(ValueError, match="holds no record"):
         read_runs(tmp_path)
+
+
+def gained(source, seed, low):
+    told = {"gain": low + 0.1, "gain_low": low, "gain_high": low + 0.2, "neighbours_accuracy": 0.4, "nodes": 30}
+    return record("text-only", 100, seed, 0.5, source=source) | told
+
+
+def test_a_victim_is_valid_where_its_gain_lies_above_nothing(tmp_path):
+    rows = validity([*RECORDS, gained("one", 0, 0.01), gained("one", 1, 0.01), gained("two", 0, -0.02)])
+    assert [(row["queried, read"], row["valid"]) for row in rows] == [("one", "yes"), ("two", "no")]
+    assert rows[1]["gain"] == "+0.080"
+    assert rows[1]["interval"] == "-0.020 to +0.180"
+    write_tables(kept(tmp_path))
+    assert not (tmp_path / VALIDITY).exists(), "none of these records says"
+    (tmp_path / "runs" / "one.json").write_text(json.dumps(gained("one", 0, 0.01)))
+    write_tables(tmp_path)
+    assert len((tmp_path / VALIDITY).read_text().splitlines()) == 2

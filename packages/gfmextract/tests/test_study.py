@@ -124,14 +124,14 @@ def test_figures_show_what_was_run():
 
 @pytest.mark.slow
 def test_the_quick_study(tmp_path):
+    """Its numbers; all its arms run in the contract, twice."""
     (room,) = choose_rooms(["gfmextract"])
-    tasks, _ = plan({room: STUDY}, tmp_path, "quick", seeds=2)  # one a core
-    assert run(tasks) == []
+    tasks, _ = plan({room: STUDY}, tmp_path, "quick", seeds=2, arms=("victim", "text-only", "untrained", "gps"))
+    assert run(tasks) == []  # a seed a core
     found = outcomes_of(read_records(tmp_path, room.name))
     for by_arm in found.values():
         assert by_arm["untrained"].metrics["s6.accuracy"] < 0.4
         assert by_arm["gps"].metrics["s6.fidelity"] > 0.8
-        assert set(by_arm) == set(QUICK)
-    judged = {judgement.claim.text: judgement for judgement in judge(STUDY, found)}
-    assert all(judgement.n == 2 for judgement in judged.values())
-    assert all(judgement.effect > 0 for judgement in judged.values() if judgement.claim.premise)
+    judged = [judgement for judgement in judge(STUDY, found) if judgement.claim.premise]
+    assert [judgement.n for judgement in judged] == [2, 2]
+    assert all(judgement.effect > 0 for judgement in judged)

@@ -51,16 +51,34 @@ class Backbone(nn.Module):
         return vectors
 
 
+class _Layer(GPSConv):  # type: ignore[misc]
+    """A GPS layer that is told where nodes stand in the padded batch, which `GPSConv` finds out in every layer anew."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, place: Tensor, empty: Tensor) -> Tensor:
+        """From nodes [M, hidden] to such; `place` [M] of each among those of `empty` [G, N], which marks padding."""
+        local: Tensor = self.norm1(self.conv(x, edge_index) + x)
+        padded = x.new_zeros(empty.numel(), x.shape[1]).index_copy(0, place, x).view(*empty.shape, -1)
+        attended, _ = self.attn(padded, padded, padded, key_padding_mask=empty, need_weights=False)
+        far: Tensor = self.norm2(attended.reshape(-1, x.shape[1]).index_select(0, place) + x)
+        both = local + far
+        made: Tensor = self.norm3(both + self.mlp(both))
+        return made
+
+
 class _Transformer(nn.Module):
     """GPS layers: local SAGE convolutions beside attention over the ego graph."""
 
     def __init__(self, hidden: int, layers: int, heads: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(GPSConv(hidden, SAGEConv(hidden, hidden), heads=heads) for _ in range(layers))
+        self.layers = nn.ModuleList(_Layer(hidden, SAGEConv(hidden, hidden), heads=heads) for _ in range(layers))
 
     def forward(self, h: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
+        sizes = torch.bincount(batch)
+        largest = int(sizes.max())
+        place = torch.arange(len(batch), device=batch.device) + batch * largest - (sizes.cumsum(0) - sizes)[batch]
+        empty = torch.arange(largest, device=batch.device) >= sizes.unsqueeze(1)
         for layer in self.layers:
-            h = layer(h, edge_index, batch)
+            h = layer(h, edge_index, place, empty)
         return h
 
 

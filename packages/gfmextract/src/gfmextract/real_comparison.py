@@ -2,8 +2,7 @@
 
 FoToM embeds the shape of a graph and has no texts. It is copied on graphs of four random kinds and on import graphs of
 Python packages, and copies are judged by the cosine to its vectors and by how often a logistic probe, trained on its
-vectors, says the same of both. The other victim is pretrained here on import graphs of several packages, with
-all-minilm-l6-v2 as its text tower, and copied on a package it never saw.
+vectors, says the same of both. The other victim reads texts through MiniLM, see `gfmextract.real_victim`.
 """
 
 from __future__ import annotations
@@ -19,27 +18,21 @@ from aisec_common.seeding import torch_rng
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from gfmextract.baselines import TextOnly, Untrained
 from gfmextract.extraction import EmbeddingRegression, PermutedAnswers
 from gfmextract.metrics import linear_cka, mean_cosine
 from gfmextract.pyg_ego import EgoGraphs, ego_graphs
 from gfmextract.records import recorded
-from gfmextract.scenarios import Neighbourhood, Scenario, query_budget
-from gfmextract.service import EmbeddingService
 from gfmextract.surrogate import fresh_surrogate
 from gfmextract.victim import encode_egos
 
 if TYPE_CHECKING:
-    from gfmextract.attack import Attack
-    from gfmextract.pyg_graph_clip import GraphClip
     from gfmextract.surrogate import Surrogate
     from gfmextract.text_graph import TextGraph
     from gfmextract.victim import GraphEncoder
 
 VictimName = Literal["fotom", "minilm"]
 Show = Callable[[str, int, int], None]
-TOWER = "all-minilm-l6-v2"
-FOTOM_BACKBONES, MINILM_BACKBONES = ("gin", "sage"), ("gps", "sage")
+FOTOM_BACKBONES = ("gin", "sage")
 BASELINES = ("permuted", "untrained")
 
 
@@ -55,7 +48,7 @@ class Recipe:
         queried: package whose import graph is asked about with FoToM.
         elsewhere: package that such copies are also judged on.
         pretraining: packages that the MiniLM victim learns from.
-        unseen: package that it is copied on.
+        unseen: package that it is copied on, besides those of `real_victim.ALSO_UNSEEN`.
         related: package of the pretraining from which copies are also made (S6).
         least: modules that a subpackage must have to be a class.
         epochs: of that pretraining.
@@ -142,7 +135,12 @@ def compare(
     recipe = recipe or Recipe()
     if victim not in ("fotom", "minilm"):
         raise ValueError(f"victim must be fotom or minilm, not {victim!r}")
-    cells, measured = _fotom(recipe, seeds) if victim == "fotom" else _minilm(recipe, seeds, show)
+    if victim == "fotom":
+        cells, measured = _fotom(recipe, seeds)
+    else:
+        from gfmextract.real_victim import minilm  # which takes cells from here
+
+        cells, measured = minilm(recipe, seeds, show)
     records = []
     for done, cell in enumerate(cells):
         if show is not None:
@@ -154,7 +152,7 @@ def compare(
     return records
 
 
-def _cells(
+def cells_of(
     budgets: Mapping[str, Sequence[float]], backbones: Sequence[str], baselines: Sequence[str], seeds: int
 ) -> list[Cell]:
     """Every backbone at every budget of a source; baselines at the largest."""
@@ -190,7 +188,7 @@ def _fotom(recipe: Recipe, seeds: int) -> tuple[list[Cell], Callable[[Cell], dic
         name: sorted({min(budget, len(source.queries)) for budget in recipe.budgets})
         for name, source in sources.items()
     }
-    return _cells(budgets, FOTOM_BACKBONES, BASELINES, seeds), measured
+    return cells_of(budgets, FOTOM_BACKBONES, BASELINES, seeds), measured
 
 
 def fotom_sources(recipe: Recipe) -> list[Source]:
@@ -293,56 +291,3 @@ class Judge:
 
 def _share(flags: Tensor) -> float:
     return float(flags.double().mean())
-
-
-def minilm_victim(recipe: Recipe, show: Show | None = None) -> tuple[GraphClip, dict[str, TextGraph]]:
-    """The victim, pretrained on import graphs, and the graphs it is attacked on by name; kept in the user's cache."""
-    from gfmextract.hf_text_tower import load_text_tower
-    from gfmextract.import_graph import module_graph, module_summaries
-    from gfmextract.pretraining import PretrainingConfig, pretrain
-
-    tower = load_text_tower(TOWER)
-    names = dict.fromkeys((*recipe.pretraining, recipe.unseen, recipe.related))
-    graphs = {}
-    for done, name in enumerate(names):
-        if show is not None:
-            show("import graphs", done, len(names))
-        graphs[name] = module_graph(name, tower.encode, least=recipe.least)
-    if show is not None:
-        show("import graphs", len(names), len(names))
-    config = PretrainingConfig(epochs=recipe.epochs, perturbation_steps=0)
-    learned = [graphs[name] for name in recipe.pretraining]
-    victim = pretrain(learned, module_summaries, tower, config, seed=0, show=show)
-    return victim, {name: graphs[name] for name in (recipe.unseen, recipe.related)}
-
-
-def _minilm(recipe: Recipe, seeds: int, show: Show | None) -> tuple[list[Cell], Callable[[Cell], dict[str, Any]]]:
-    victim, graphs = minilm_victim(recipe, show)
-    unseen, related = graphs[recipe.unseen], graphs[recipe.related]
-    # S2 and S4: half of the unseen graph is asked, the rest is judged; S6: asked is a graph of the pretraining
-    tests = {unseen.name: (unseen, None), f"{related.name} to {unseen.name}": (related, unseen)}
-
-    def measured(cell: Cell) -> dict[str, Any]:
-        asked, test = tests[cell.source]
-        around = Neighbourhood(positions=victim.config.positions)
-        (row,) = query_budget(asked, (cell.budget / 100,), test=test, seed=cell.seed, neighbourhood=around).rows
-        settings = recipe.copies("gps", 3, cell.seed)
-        attacks: dict[str, Attack] = {
-            "gps": EmbeddingRegression(**settings),
-            "sage": EmbeddingRegression(**recipe.copies("sage", 2, cell.seed)),
-            "permuted": PermutedAnswers(**settings),
-            "untrained": Untrained(**settings),
-            "text-only": TextOnly(**settings),
-        }
-        result = attacks[cell.attacker].run(
-            EmbeddingService(victim),
-            Scenario(name=cell.source, rows=(row,)),
-            text=victim.encode_text,
-            victim_cost=victim.cost,
-        )
-        told = result.rows[0]
-        named = ("fidelity", "accuracy", "victim_accuracy", "cosine", "cka", "certified_agreement", "cost_ratio")
-        return {name: told[name] for name in (*named, "queries", "seconds")}
-
-    budgets = [100 * share for share in recipe.fractions]
-    return _cells(dict.fromkeys(tests, budgets), MINILM_BACKBONES, (*BASELINES, "text-only"), seeds), measured

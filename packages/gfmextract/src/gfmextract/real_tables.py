@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILES = ("comparison.csv", "budgets.png")
+VALIDITY = "validity.csv"
+"""Written where a victim was compared with the texts alone."""
 METRICS = ("fidelity", "accuracy", "victim_accuracy", "cosine", "cka")
 
 
@@ -43,15 +47,36 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     return rows
 
 
+def validity(records: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One row a graph that the victim never saw: what it gains over the texts of nodes alone, see `gain_over_text`.
+
+    The victim is one and its answers do not depend on a seed, so that the first record of a graph says all.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        if "gain" in record:
+            source = record["settings"]["source"]
+            told = {"queried, read": source, "nodes": str(record["nodes"]), "texts alone": f"{record['accuracy']:.3f}"}
+            told |= {"texts of neighbours too": f"{record['neighbours_accuracy']:.3f}"}
+            told |= {"victim": f"{record['victim_accuracy']:.3f}", "gain": f"{record['gain']:+.3f}"}
+            told["interval"] = f"{record['gain_low']:+.3f} to {record['gain_high']:+.3f}"
+            rows.setdefault(source, told | {"valid": "yes" if record["gain_low"] > 0 else "no"})
+    return list(rows.values())
+
+
 def budget_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Fidelity and cosine against answered queries, a panel a source; lines of copies without a budget are flat."""
     from matplotlib.figure import Figure
 
     sources = list(dict.fromkeys(record["settings"]["source"] for record in records))
-    figure = Figure(figsize=(3.2 * len(sources) + 1, 3.4), layout="constrained")
+    lines = 1 if len(sources) <= 4 else 2
+    columns = -(-len(sources) // lines)
+    figure = Figure(figsize=(3.2 * columns + 1, 3.2 * lines + 0.2), layout="constrained")
     attackers = list(dict.fromkeys(record["settings"]["attacker"] for record in records))
-    panels = figure.subplots(1, len(sources), sharey=True, squeeze=False)[0]
-    for axes, source in zip(panels, sources, strict=True):
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False).flatten()
+    for axes in panels[len(sources) :]:
+        axes.set_axis_off()
+    for axes, source in zip(panels, sources, strict=False):
         here = [record for record in records if record["settings"]["source"] == source]
         for number, attacker in enumerate(attackers):
             runs = [record for record in here if record["settings"]["attacker"] == attacker]
@@ -65,18 +90,25 @@ def budget_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
                 axes.axhline(fidelity[0], linestyle=":", color=f"C{number}", label=attacker)
         axes.set(title=source, xlabel="answered queries", xscale="log", ylim=(-0.03, 1.03))
         axes.title.set_fontsize(9)
+        asked = sorted({round(record["queries"]) for record in here if record["queries"]})
+        asked = [few for few, more in pairwise([*asked, math.inf]) if more > 1.2 * few]  # or labels overlap
+        axes.set_xticks(asked, [str(each) for each in asked])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
-    panels[0].set(ylabel="agreement with the victim")
+    for axes in panels[::columns]:
+        axes.set(ylabel="agreement with the victim")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize="small")
     return figure
 
 
 def write_tables(out: Path) -> list[dict[str, str]]:
-    """Writes `FILES` into `out` and returns the rows of the table."""
+    """Writes `FILES` into `out`, and `VALIDITY` where there is any, and returns the rows of the table."""
     records = read_runs(out)
     rows = table(records)
     write_csv(out / FILES[0], rows)
     write_figure(out / FILES[1], budget_figure(records))
+    if told := validity(records):
+        write_csv(out / VALIDITY, told)
     return rows
 
 

@@ -127,7 +127,7 @@ def fit_surrogate(surrogate: Surrogate, egos: EgoGraphs, loss: Loss, *, show: Sh
     rows = torch.randperm(len(egos), generator=order)
     held = max(1, round(HELD_OUT * len(egos))) if config.patience and len(egos) > 2 else 0
     held_out, rows = rows[:held], rows[held:]
-    optimizer = torch.optim.AdamW(surrogate.parameters(), lr=config.learning_rate)
+    optimizer = torch.optim.AdamW(surrogate.parameters(), lr=config.learning_rate, fused=True)  # many small weights
     best, best_state, waited = float("inf"), surrogate.state_dict(), 0
     steps, rounds, begin = 0, config.rounds(len(rows)), time.perf_counter()
     for epoch in range(rounds):
