@@ -1,6 +1,7 @@
 from typing import ClassVar
 
 import torch
+from aisec_common.data.skimage_photographs import load_photographs
 from aisec_common.testing import RoomContract
 from torch import nn
 
@@ -8,7 +9,6 @@ from interference_nn import Backgrounds, InterferenceNet, ProceduralBackgrounds,
 from interference_nn.art_hopskipjump import hopskipjump
 from interference_nn.digits import load_digits
 from interference_nn.rungs import Effort
-from interference_nn.skimage_photographs import load_photographs
 from interference_nn.study import STUDY
 
 BANK = {"n": 8, "classes": 4, "size": 8}

@@ -1,9 +1,13 @@
+import csv
+import functools
 import json
+import sys
 
 import pytest
 from PIL import Image
 
 from uadat.cli import main
+from uadat.photographs import photographs
 
 FAST = ["--epochs", "1", "--batch-size", "100", "--steps", "1", "--device", "cpu"]
 
@@ -52,6 +56,9 @@ def test_evaluate_reports_and_compares(trained, monkeypatch, capsys):
     report = trained / "uad" / "report-best-quick"
     assert (report / "report.md").read_text() in out
     assert "<img" in (report / "report.html").read_text()
+    assert (report / "report.png").read_bytes().startswith(b"\x89PNG")
+    rows = list(csv.DictReader((report / "report.csv").read_text().splitlines()))
+    assert [(row["model"], row["eps"]) for row in rows] == [(m, e) for m in ("uad", "trades") for e in ("0.05", "0.15")]
     monkeypatch.setattr("torchattacks.APGD.forward", lambda *_: pytest.fail("attacked again"))
     assert run(capsys, "evaluate", *words)[0] == 0
 
@@ -70,10 +77,50 @@ def test_folders_of_images_and_a_model_of_timm(tmp_path, capsys):
     assert "PGD-10" in out
 
 
+def test_photographs_and_a_pretrained_model(tmp_path, monkeypatch, capsys, random_lite0):
+    monkeypatch.setattr("uadat.photographs.photographs", functools.partial(photographs, train=2))
+    words = ["--dataset", "photographs", "--size", "32", "--epochs", "1", "--batch-size", "18", "--validation", "9"]
+    words += ["--steps", "1", "--lr", "0.01", "--device", "cpu"]
+    status, out, err = run(capsys, "train", "--out", tmp_path / "run", *words)
+    assert status == 0, err
+    assert "PGD-10" in out
+    held = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert (held["model"], held["classes"], held["size"], held["eps"]) == ("efficientnet-lite0", 9, 32, 4 / 255)
+    assert json.loads((tmp_path / "run" / "history.json").read_text())["configuration"]["loss"]["layer"] == "blocks.2"
+    words = ["evaluate", tmp_path / "run", "--attacks", "quick", "--images", "3", "--device", "cpu"]
+    status, out, err = run(capsys, *words)
+    assert status == 0, err
+    assert "3 images, l_inf, eps 0.01569" in out
+
+
+def test_what_is_not_there_is_named_with_the_fix(tmp_path, monkeypatch, capsys):
+    words = ["train", "--out", tmp_path / "out", "--dataset", "photographs", "--size", "16", "--device", "cpu"]
+    monkeypatch.setenv("AISEC_CACHE", str(tmp_path / "cache"))
+    assert run(capsys, *words)[::2] == (
+        2,
+        "uadat: efficientnet-lite0 is not in the cache: run `aisec data fetch efficientnet-lite0`\n",
+    )
+    status, _, err = run(capsys, *words[:3], "--model", "efficientnet-lite0")
+    assert status == 2
+    assert "take small-resnet" in err
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    status, _, err = run(capsys, *words)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "aisec-uadat[photographs]" in err
+    monkeypatch.setitem(sys.modules, "timm", None)
+    for name in ("uadat.timm_classifier", "aisec_common.torch.timm_efficientnet_lite0"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    status, _, err = run(capsys, *words[:3], "--model", "efficientnet-lite0")
+    assert status == 2
+    assert "aisec-uadat[timm]" in err
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
         (["train", "--out", "OUT", "--eps", "0"], "eps"),
+        (["train", "--out", "OUT", "--dataset", "photographs", "--data", "OUT"], "data must name"),
         (["train", "--out", "OUT", "--layer", "nosuch", *FAST], "stage1"),
         (["train", "--out", "OUT", "--model", "nosuch", *FAST], "model must be"),
         (["train", "--out", "OUT", "--model", "timm:nosuch", *FAST], "nosuch"),
@@ -129,8 +176,6 @@ def test_another_loss_of_the_same_run_is_refused_before_its_record_is_touched(tr
 
 
 def test_without_the_extra_the_command_says_which(tmp_path, monkeypatch, capsys):
-    import sys
-
     monkeypatch.setitem(sys.modules, "torchvision", None)
     for name in [name for name in sys.modules if name.startswith("uadat.torchvision")]:
         monkeypatch.delitem(sys.modules, name)

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -6,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from uadat.image_splits import as_tensors
-from uadat.run import Run, build_model, load_data
+from uadat.run import Run, build_model, load_data, stage_end
 
 RUN = Run(
     dataset="digits",
@@ -71,9 +72,32 @@ def test_models_of_the_literature_have_their_size(name, size):
     assert sum(weight.numel() for weight in model.parameters()) == size
 
 
+def test_a_pretrained_model_is_new_in_its_last_layer_alone_and_its_run_needs_no_checkpoint(
+    tmp_path, monkeypatch, random_lite0
+):
+    one, two = (build_model("efficientnet-lite0", 4, 3, seed=seed).state_dict() for seed in (0, 1))
+    assert {name for name in one if not torch.equal(one[name], two[name])} == {"classifier.weight", "classifier.bias"}
+    save_file(one, tmp_path / "best.safetensors")
+    monkeypatch.setattr("uadat.timm_classifier.efficientnet_lite0", lambda: pytest.fail("read the checkpoint"))
+    run = dataclasses.replace(RUN, dataset="photographs", model="efficientnet-lite0", classes=4, channels=3)
+    loaded = run.trained(tmp_path, "best")
+    assert all(torch.equal(tensor, one[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [("small-resnet", "stage2"), ("timm:resnet10t", "layer2"), ("timm:tf_efficientnet_lite0", "blocks.2")],
+)
+def test_features_are_perturbed_at_the_end_of_a_stage_of_the_model(name, layer):
+    model = build_model(name, 4, 3, seed=0)
+    assert stage_end(name, model) == layer
+    assert layer in dict(model.named_modules())
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
+        (lambda: build_model("efficientnet-lite0", 10, 1, seed=0), "takes colour images"),
         (lambda: build_model("resnet19", 10, 1, seed=0), "model must be"),
         (lambda: load_data("cifar10", None, size=64), "data"),
     ],

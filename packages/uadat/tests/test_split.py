@@ -26,17 +26,20 @@ def test_the_head_runs_alone():
     logits = head_pass(net, net, "stage1", images[:1], features)
     torch.testing.assert_close(logits, net.head(net.stage2(features).mean((2, 3))))
     logits.sum().backward()
-    assert features.grad.any() and net.head.weight.grad.any()
+    assert features.grad.any()
+    assert net.head.weight.grad.any()
     assert all(parameter.grad is None for parameter in net.stage1.parameters())
     assert all(torch.equal(a, b) for a, b in zip(before, net.stage1.buffers(), strict=True))
-    assert all(part.training for part in net.modules()) and torch.is_grad_enabled()
+    assert all(part.training for part in net.modules())
+    assert torch.is_grad_enabled()
 
 
 def test_a_head_that_fails_leaves_the_model_as_it_was():
     net, (images, _) = staged().train(), batch()
     with pytest.raises(ValueError, match="'nowhere' is not in the model"):
         head_pass(net, net, "nowhere", images[:1], images)
-    assert all(part.training for part in net.modules()) and torch.is_grad_enabled()
+    assert all(part.training for part in net.modules())
+    assert torch.is_grad_enabled()
 
 
 def test_the_input_is_a_layer():

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from aisec_common.command import run_command
-from aisec_common.files import locked, require_writable, write_atomic
+from aisec_common.files import locked, require_writable, write_atomic, write_figure
 from aisec_common.progress import counting
 from aisec_common.result import finite
 from aisec_common.table import markdown
@@ -19,8 +17,6 @@ from aisec_common.table import markdown
 from icfnet.jobs import CohortJob, CompareJob, EvaluateJob, TrainJob
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from icfnet.cohort import Cohort
 
 Command = (
@@ -101,7 +97,7 @@ def _evaluate(job: EvaluateJob) -> None:
         write_atomic(job.out / "report.md", "\n\n".join(said) + "\n")
         numbers = {each.name: each.metrics for each in compared.reports}
         write_atomic(job.out / "report.json", json.dumps(finite(numbers), indent=1) + "\n")
-        _save_figure(report.figure(), job.out / "kaplan_meier.png")
+        write_figure(job.out / "kaplan_meier.png", report.figure())
         print(f"saved: {job.out / 'report.md'}, {job.out / 'report.json'}, {job.out / 'kaplan_meier.png'}")
 
 
@@ -123,12 +119,6 @@ def _cohort(job: CohortJob) -> Cohort:
 
     cohort = load_mcat_cohort(job.csv, signatures=job.signatures, bags=job.bags, splits=job.splits)
     return cohort.without("treatment") if job.without_treatment else cohort
-
-
-def _save_figure(figure: Figure, file: Path) -> None:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    write_atomic(file, drawn.getvalue())
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from aisec_common.data.skimage_photographs import Photographs, load_photographs
 from aisec_common.study import content_hash
 from aisec_common.torch.trained import trained
 from torch import nn
@@ -25,7 +26,6 @@ from interference_nn.ladder_report import LadderReport
 from interference_nn.net import InterferenceNet
 from interference_nn.network import Classifier
 from interference_nn.rungs import NAMES, Effort
-from interference_nn.skimage_photographs import Photographs, load_photographs
 from interference_nn.training import Recipe
 
 Show = Callable[[str, int, int], None]

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
-import torch
-from aisec_common.data import checkpoint_path
+from aisec_common.torch.timm_efficientnet_lite0 import efficientnet_lite0
 from safetensors.torch import load_file
 from torch import nn
 
@@ -32,7 +31,7 @@ def load(name: str, weights: str | None = None) -> Backbone:
     if name == LITE:
         if weights is not None:
             raise ValueError(f"weights of {LITE} come with the checkpoint; leave them out")
-        return wrap(_efficientnet_lite0())
+        return wrap(efficientnet_lite0())
     if name not in timm.list_models():
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:3]) or "see timm.list_models()"
         raise ValueError(f"backbone: timm has no model {name!r}; near: {near}")
@@ -60,14 +59,3 @@ def wrap(model: nn.Module) -> Backbone:
         pretrained=pretrained,
         source=f"timm:{about['architecture']}",
     )
-
-
-def _efficientnet_lite0() -> nn.Module:
-    """timm's own class with the weights of the checkpoint, whose tensors have other names but the same order."""
-    state = torch.load(checkpoint_path(LITE) / "efficientnet-lite0-57934424.pth", weights_only=True, map_location="cpu")
-    model: nn.Module = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    own = model.state_dict()
-    if len(own) != len(state) or any(a.shape != b.shape for a, b in zip(own.values(), state.values(), strict=True)):
-        raise ValueError(f"weights of {LITE} do not have the layout of tf_efficientnet_lite0; fetch them anew")
-    model.load_state_dict(dict(zip(own, state.values(), strict=True)))
-    return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import tyro
 from aisec_common.command import run_command
-from aisec_common.files import locked, require_writable, write_atomic
+from aisec_common.files import locked, require_writable, write_atomic, write_figure
 from aisec_common.progress import counting
 from rich.console import Console
 from rich.table import Table
@@ -21,7 +20,6 @@ from tracerouter.config import CompareConfig, EvaluateConfig, FitConfig, ModelCo
 if TYPE_CHECKING:
     import pandas as pd
     from aisec_common.torch.sparse_autoencoder import SparseAutoencoder
-    from matplotlib.figure import Figure
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from tracerouter.pairs import Pair
@@ -83,7 +81,7 @@ def _fit(config: FitConfig) -> None:
         trace = router.fit(asked, [_turn(config, tokenizer, text) for text in neutral], show)
         trace.save(config.out)
         edges = router.edges(trace, asked[: config.batch_size], progress=show) if _connected(trace) else None
-        _save_figure(trace.figure(edges), config.out / "trace.png")
+        write_figure(config.out / "trace.png", trace.figure(edges))
     _print_trace(trace)
     print(f"saved: {config.out / 'trace.json'}, {config.out / 'trace.safetensors'}, {config.out / 'trace.png'}")
 
@@ -211,12 +209,6 @@ def _turn(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, text: str) ->
     start = tokenizer.bos_token or ""
     adds_its_own = start and tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id
     return str(turn).removeprefix(start) if adds_its_own else str(turn)
-
-
-def _save_figure(figure: Figure, file: Path) -> None:
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=120)
-    write_atomic(file, drawn.getvalue())
 
 
 def _print_table(title: str, table: pd.DataFrame) -> None:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aisec_common.command import run_command
-from aisec_common.files import require_writable, write_atomic
+from aisec_common.files import require_writable, write_atomic, write_figure
 from aisec_common.progress import counting
 
 from uadat.config import EvaluateConfig, TrainConfig, UadatConfig
 
 if TYPE_CHECKING:
     from aisec_common.torch.robustness import RobustnessReport
+    from torch import nn
 
     from uadat.robust_loss import RobustLoss
 
-NEEDS = {"torchvision": "torchvision", "timm": "timm"}
+NEEDS = {"torchvision": "torchvision", "timm": "timm", "skimage": "photographs"}
+SAVED = ("report.md", "report.csv", "report.png", "report.html", "samples.jsonl")
 COLUMNS = {"val_clean": "clean", "val_pgd10": "PGD-10"}
 
 
@@ -37,14 +39,14 @@ def _train(config: TrainConfig) -> None:
     from uadat.image_splits import loader
     from uadat.run import Run, build_model, load_data
 
-    data = load_data(config.dataset, config.data, size=config.size, validation=config.validation, seed=config.seed)
+    data = load_data(config.dataset, config.data, size=config.side, validation=config.validation, seed=config.seed)
     model = build_model(config.model_name, data.classes, data.channels, seed=config.seed)
     with counting() as show:
         trainer = RobustTrainer(
             model,
-            _loss(config),
+            _loss(config, model),
             epochs=config.epochs,
-            optimizer={"lr": config.lr, "weight_decay": config.weight_decay, "momentum": 0.9},
+            optimizer={"lr": config.rate, "weight_decay": config.weight_decay, "momentum": 0.9},
             schedule=config.schedule,
             awp=config.awp or None,
             seed=config.seed,
@@ -55,7 +57,7 @@ def _train(config: TrainConfig) -> None:
         batches = loader(data.train, config.batch_size, shuffle_seed=config.seed, workers=config.workers)
         run = Run(
             dataset=config.dataset,
-            size=config.size,
+            size=config.side,
             validation=len(data.validation),  # type: ignore[arg-type]
             model=config.model_name,
             classes=data.classes,
@@ -75,9 +77,10 @@ def _train(config: TrainConfig) -> None:
     print(f"saved: {config.out / 'best.safetensors'}, {config.out / 'last.safetensors'}, {config.out / 'history.json'}")
 
 
-def _loss(config: TrainConfig) -> RobustLoss:
+def _loss(config: TrainConfig, model: nn.Module) -> RobustLoss:
     from uadat.baselines import ATLoss, MARTLoss, StandardLoss, TRADESLoss
     from uadat.loss import UADLoss
+    from uadat.run import stage_end
 
     beta = 6.0 if config.beta is None else config.beta
     if config.loss == "standard":
@@ -88,7 +91,7 @@ def _loss(config: TrainConfig) -> RobustLoss:
         return {"trades": TRADESLoss, "mart": MARTLoss}[config.loss](config.radius, beta=beta, steps=config.steps)
     return UADLoss(
         config.radius,
-        config.layer_name,
+        config.layer or stage_end(config.model_name, model),
         beta=config.beta,
         samples=config.samples,
         kappa=config.kappa,
@@ -103,6 +106,7 @@ def _loss(config: TrainConfig) -> RobustLoss:
 
 
 def _evaluate(config: EvaluateConfig) -> None:
+    from uadat.comparison_figure import figure
     from uadat.run import Run
 
     out = config.out or config.run / f"report-{config.weights}-{config.attacks}"
@@ -117,13 +121,15 @@ def _evaluate(config: EvaluateConfig) -> None:
         }
     name, *others = reports
     report = reports[name]
-    text = report.to_markdown()
-    if others:
-        text += "\n" + report.compare({other: reports[other] for other in others}, name=name).to_markdown()
+    comparison = report.compare({other: reports[other] for other in others}, name=name)
+    text = report.to_markdown() + ("\n" + comparison.to_markdown() if others else "")
     print(text)
     write_atomic(out / "report.md", text)
+    table = comparison.table().replace({"flags": {"": "none"}})
+    write_atomic(out / "report.csv", table.round(4).to_csv(index=False))
+    write_figure(out / "report.png", figure(comparison))
     report.save(out / "report.html")
-    print(f"saved: {out / 'report.md'}, {out / 'report.html'}, {out / 'samples.jsonl'}")
+    print(f"saved: {', '.join(str(out / name) for name in SAVED)}")
 
 
 def _report(config: EvaluateConfig, folder: Path, out: Path, show: Callable[[str, int, int], None]) -> RobustnessReport:

@@ -11,7 +11,12 @@ from aisec_common.radius import radius
 
 LossName = Literal["uad", "trades", "mart", "at", "standard"]
 Attacks = Literal["quick", "standard", "full"]
-DatasetName = Literal["digits", "cifar10", "cifar100", "folder"]
+DatasetName = Literal["digits", "photographs", "cifar10", "cifar100", "folder"]
+BUNDLED = ("digits", "photographs")
+"""With libraries; the others are read from a folder."""
+LITE = "efficientnet-lite0"
+EPS = {"digits": "0.15", "photographs": "4/255"}
+MODELS = {"digits": "small-resnet", "photographs": LITE}
 
 
 def _at_least(config: object, **least: float) -> None:
@@ -45,19 +50,21 @@ class TrainConfig(DataConfig):
     out: Path
     """Folder of the run: its setting, the curve, the best and the last weights."""
     dataset: DatasetName = "digits"
-    """digits come with scikit-learn; the others are read from --data."""
-    size: int = 64
-    """Pixels a side that images from a folder are brought to."""
+    """digits and crops of photographs come with libraries; the others are read from --data."""
+    size: int | None = None
+    """Pixels a side that images from a folder (64) and crops of photographs (128) are brought to."""
     validation: int | None = None
-    """Images held out to choose the best epoch by; 100 digits, 1000 otherwise."""
+    """Images held out to choose the best epoch by; 100 digits, 90 crops of photographs, 1000 otherwise."""
     model: str | None = None
-    """small-resnet (for digits), resnet18, wrn-34-10, or timm:NAME."""
+    """small-resnet (for digits), resnet18, wrn-34-10, timm:NAME, or efficientnet-lite0 (for photographs): the fetched
+    checkpoint with ImageNet weights."""
     eps: str | None = None
-    """Radius of the l_inf ball, such as 8/255; 0.15 for digits."""
+    """Radius of the l_inf ball, 8/255 where not given; 0.15 for digits, 4/255 for photographs."""
     loss: LossName = "uad"
     """What is minimised; every switch below except --beta and --awp belongs to uad."""
     layer: str | None = None
-    """Whose features the distributional adversary perturbs, or `input`; the end of the second stage by default."""
+    """Whose features the distributional adversary perturbs, or `input`; by default the end of the second stage (of the
+    third in EfficientNet: `blocks.2`), from which the features of a model of ImageNet are an eighth as wide as it."""
     beta: float | None = None
     """Weight of the alignment of uad, trades and mart; 6, or 4 with --base at."""
     samples: int = 2
@@ -82,8 +89,8 @@ class TrainConfig(DataConfig):
     """Of the attack in training."""
     epochs: int = 110
     """Passes over the training images."""
-    lr: float = 0.1
-    """Learning rate of SGD with momentum .9."""
+    lr: float | None = None
+    """Learning rate of SGD with momentum .9; 0.1, or 0.03 for efficientnet-lite0, on which 0.1 diverges."""
     weight_decay: float = 5e-4
     """Of SGD."""
     schedule: Literal["multistep", "onecycle"] = "multistep"
@@ -94,26 +101,31 @@ class TrainConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least(self, size=8, epochs=1, beta=0, samples=0, kappa=0, stat=0, iga=0, awp=0, steps=1, validation=1)
-        if self.lr <= 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
-        if (self.data is None) != (self.dataset == "digits"):
-            raise ValueError("data must name a folder for every dataset but digits, which come with scikit-learn")
+        if self.rate <= 0:
+            raise ValueError(f"lr must be above 0, got {self.rate}")
+        if (self.data is None) != (self.dataset in BUNDLED):
+            raise ValueError(f"data must name a folder for every dataset but {' and '.join(BUNDLED)}, which take none")
         self.radius  # noqa: B018
 
     @property
     def radius(self) -> float:
         """eps as a number."""
-        return radius(self.eps or ("0.15" if self.dataset == "digits" else "8/255"))
+        return radius(self.eps or EPS.get(self.dataset, "8/255"))
+
+    @property
+    def side(self) -> int:
+        """The size, or the usual one for the data set."""
+        return self.size or (128 if self.dataset == "photographs" else 64)
 
     @property
     def model_name(self) -> str:
         """The model, or the usual one for the data set."""
-        return self.model or ("small-resnet" if self.dataset == "digits" else "resnet18")
+        return self.model or MODELS.get(self.dataset, "resnet18")
 
     @property
-    def layer_name(self) -> str:
-        """The layer, or the end of the second stage of the model."""
-        return self.layer or ("stage2" if self.model_name == "small-resnet" else "layer2")
+    def rate(self) -> float:
+        """lr, or the usual one for the model."""
+        return (0.03 if self.model_name == LITE else 0.1) if self.lr is None else self.lr
 
 
 @dataclass(frozen=True, kw_only=True)

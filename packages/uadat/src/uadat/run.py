@@ -12,12 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from uadat.config import LITE
 from uadat.digits import digits
 from uadat.image_splits import ImageSplits
 from uadat.network import small_resnet
 
 FILE = "run.json"
-OTHERS = 1000  # validation images where the data are not the digits
+SAME_LAYERS = {LITE: "timm:tf_efficientnet_lite0"}  # to be given the weights of a run, without the checkpoint
+OTHERS = 1000  # validation images where the data do not come with a library
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +27,10 @@ class Run:
     """What a training was made of, apart from the loss, whose settings stand in the trainer's own files.
 
     Args:
-        dataset: "digits", "cifar10", "cifar100" or "folder".
-        size: pixels a side that images from a folder are brought to.
+        dataset: "digits", "photographs", "cifar10", "cifar100" or "folder".
+        size: pixels a side that images from a folder and crops of photographs are brought to.
         validation: images held out.
-        model: "small-resnet", "resnet18", "wrn-34-10" or "timm:NAME".
+        model: "small-resnet", "resnet18", "wrn-34-10", "timm:NAME" or "efficientnet-lite0".
         classes, channels: of the data.
         eps: radius trained against.
         loss: what was minimised.
@@ -80,7 +82,8 @@ class Run:
         Raises:
             ValueError: if the weights are missing, torn, or of another model.
         """
-        model = build_model(self.model, self.classes, self.channels, seed=self.seed)
+        name = SAME_LAYERS.get(self.model, self.model)
+        model = build_model(name, self.classes, self.channels, seed=self.seed)
         file = folder / f"{weights}.safetensors"
         try:
             model.load_state_dict(load_file(file))
@@ -91,10 +94,11 @@ class Run:
 
 
 def build_model(name: str, classes: int, channels: int, *, seed: int) -> nn.Module:
-    """A classifier with weights drawn from a seed.
+    """A classifier with weights drawn from a seed; `efficientnet-lite0` has those of ImageNet but in its last layer.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if the name is unknown, or the images are grey and the weights of colour images.
+        FileNotFoundError: before `aisec data fetch efficientnet-lite0`.
 
     >>> type(build_model("small-resnet", 10, 1, seed=0)).__name__
     'SmallResNet'
@@ -118,19 +122,52 @@ def build_model(name: str, classes: int, channels: int, *, seed: int) -> nn.Modu
             from uadat.timm_classifier import timm_classifier
 
             return timm_classifier(name.removeprefix("timm:"), classes, channels=channels)
-    raise ValueError(f"model must be small-resnet, resnet18, wrn-34-10 or timm:NAME, not {name!r}")
+        if name == LITE:
+            from uadat.timm_classifier import pretrained_lite0
+
+            if channels != 3:
+                raise ValueError(f"model {LITE} takes colour images; for those of {channels} channel take small-resnet")
+            return pretrained_lite0(classes)
+    raise ValueError(f"model must be small-resnet, resnet18, wrn-34-10, {LITE} or timm:NAME, not {name!r}")
+
+
+def stage_end(name: str, model: nn.Module) -> str:
+    """The layer after which features are perturbed where no other is asked for.
+
+    Args:
+        name: of the model, as in `build_model`.
+        model: what that gave.
+
+    Returns:
+        The end of the second stage; for a model of timm, of the last one whose features are an eighth as wide as the
+        image (`layer2` of a ResNet, `blocks.2` of an EfficientNet), or `layer2` where it names none.
+
+    >>> stage_end("small-resnet", nn.Identity())
+    'stage2'
+    """
+    if name == "small-resnet":
+        return "stage2"
+    if name == LITE or name.startswith("timm:"):
+        from uadat.timm_classifier import layer_of_stride
+
+        return layer_of_stride(model, 8) or "layer2"
+    return "layer2"
 
 
 def load_data(
     dataset: str, folder: Path | None, *, size: int, validation: int | None = None, seed: int = 0
 ) -> ImageSplits:
-    """The images of a named data set; 100 digits, or 1000 other images, are held out where nothing else is said.
+    """The images of a named data set; unless told, it holds out 100 digits, 90 crops of photographs, or 1000 images.
 
     Raises:
         ValueError: if the files are not there, or the name is unknown.
     """
     if dataset == "digits":
         return digits(seed, validation=validation or 100)
+    if dataset == "photographs":
+        from uadat.photographs import photographs
+
+        return photographs(seed, size=size, validation=validation or 90)
     if folder is None:
         raise ValueError(f"data must name the folder of {dataset}")
     from uadat.torchvision_data import cifar, image_folder

@@ -3,7 +3,7 @@ import torch
 
 pytest.importorskip("skimage")
 
-from interference_nn.skimage_photographs import _half, _photographs, load_photographs
+from aisec_common.data.skimage_photographs import _half, _photographs, load_photographs
 
 
 def test_shapes_labels_and_range():

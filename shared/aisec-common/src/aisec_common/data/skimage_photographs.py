@@ -13,8 +13,10 @@ from aisec_common.seeding import torch_rng
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-NAMES = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "immunohistochemistry")
-"""Colour photographs of scikit-image; `china` and `flower` of scikit-learn come on top."""
+OF_SKIMAGE = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "retina", "immunohistochemistry")
+OF_SKLEARN = ("china", "flower")
+NAMES = (*OF_SKIMAGE, *OF_SKLEARN)
+"""The photographs, in the order of their labels."""
 
 SMALLEST, LARGEST = 0.5, 1.0  # side of a crop over the shorter side of its half
 
@@ -44,6 +46,9 @@ def load_photographs(seed: int = 0, *, train: int = 40, test: int = 10, size: in
 
     Raises:
         ValueError: if a number is not positive.
+
+    >>> load_photographs(train=2, test=1, size=16).test_images.shape
+    torch.Size([9, 3, 16, 16])
     """
     for name, value in (("train", train), ("test", test), ("size", size)):
         if value < 1:
@@ -69,8 +74,8 @@ def _photographs() -> dict[str, Tensor]:
     import skimage.data
     from sklearn.datasets import load_sample_image
 
-    arrays = {name: getattr(skimage.data, name)() for name in NAMES}
-    arrays |= {name: load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
+    arrays = {name: getattr(skimage.data, name)() for name in OF_SKIMAGE}
+    arrays |= {name: load_sample_image(f"{name}.jpg") for name in OF_SKLEARN}
     return {name: torch.tensor(array).permute(2, 0, 1).float() / 255 for name, array in arrays.items()}
 
 
