@@ -159,7 +159,8 @@ class _Pass:
         limit = self.max_batch or MAX_VALUES // images[0].numel()
         if self.max_batch is None and images.device.type == "cpu":
             limit = min(limit, CPU_ROWS)
-        size = max(1, limit // self.draws)  # all draws of an image stay together: the loss is of their mean
+        most = max(1, limit // self.draws)  # all draws of an image stay together: the loss is of their mean
+        size = -(-len(images) // -(-len(images) // most))  # parts of about one size
         return [slice(at, at + size) for at in range(0, len(images), size)]
 
     def forward(self, images: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def test_masked_nets_are_flagged(mask, plain, test_set):
 
 def test_random_gradients_are_flagged_and_noise_that_hides_nothing_is_not(plain, robust, test_set):
     images, labels = test_set[0][:100], test_set[1][:100]
-    rungs = (pgd(5, draws=4), transfer(plain, steps=10))
+    rungs = (pgd(10, draws=4), transfer(plain, steps=10))
     hidden = robustness_report(Shattered(plain), images, labels, eps=EPS, rungs=rungs, passes=3, probes=25)
     assert {"F1", "F5"} <= {flag.code for flag in hidden.flags}
     open_one = robustness_report(Noisy(plain, 0.05), images, labels, eps=EPS, rungs=rungs, passes=3, probes=25)

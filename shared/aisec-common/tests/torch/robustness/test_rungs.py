@@ -69,7 +69,7 @@ def test_a_random_model_takes_every_step(plain, test_set):
     calls: list[int] = []
     model.register_forward_hook(lambda module, inputs, output: calls.append(len(output)))
     attacked(pgd(5), model, test_set, 0.5)
-    assert calls == [200] * 5
+    assert sum(calls) == 5 * 200
     model.random, calls[:] = False, []
     attacked(pgd(5), model, test_set, 0.5)
     assert sum(calls) < 5 * 200
