@@ -1,5 +1,7 @@
 import platform
 import re
+import subprocess
+import sys
 
 from aisec_common import env
 
@@ -33,9 +35,17 @@ def test_command_and_device_name_no_path_and_no_host(monkeypatch, tmp_path):
     assert re.search(r"\d+ cores", env.device())
 
 
+ALLOCATES = """
+from aisec_common import env
+env.reset_peak_memory()
+before = env.peak_memory_mib()
+block = bytearray(64 * 2**20)
+block[::4096] = b"x" * len(block[::4096])
+print(env.peak_memory_mib() - before)
+"""
+
+
 def test_peak_memory_sees_what_was_allocated():
-    env.reset_peak_memory()
-    before = env.peak_memory_mib()
-    block = bytearray(64 * 2**20)
-    block[::4096] = b"x" * len(block[::4096])
-    assert env.peak_memory_mib() >= before + 60
+    # in a process of its own: not every system lets the peak of this one, which other tests have raised, be reset
+    told = subprocess.run([sys.executable, "-c", ALLOCATES], capture_output=True, text=True, check=True)
+    assert float(told.stdout) >= 60
