@@ -160,6 +160,9 @@ def measure(network: str, device: torch.device) -> list[dict[str, object]]:
 
     def add(name: str, make: Callable[[nn.Module, torch.optim.Optimizer], Step]) -> None:
         own = copy.deepcopy(model).train()
+        for part in own.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = 0.0  # or predictions, and with them the images to refine, would drift from step to step
         steps[name] = own, make(own, torch.optim.SGD(own.parameters(), lr=1e-6, momentum=0.9))
 
     add("plain TRADES", lambda own, sgd: plain_trades(own, images, labels, eps, sgd))
@@ -209,6 +212,7 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")  # ART's imports
     device = resolve_device(arguments.device)
+    torch.set_num_threads(1)  # threads that wait for each other would count as work
     rows = [row for network in arguments.networks for row in measure(network, device)]
     if arguments.out is not None:
         made = {"versions": env.versions("aisec-uadat"), "device": env.device(), "command": env.command()}

@@ -3,7 +3,8 @@ import torch
 from networks import batch, staged
 from torch.nn import functional as F
 
-from uadat.reference import refined_references
+from uadat.adversary import kl_adversary
+from uadat.reference import adversary_and_reference
 from uadat.statistics import ClassGaussians, instance_statistics
 
 
@@ -24,7 +25,7 @@ def case(request):
 
 def refined(case, **options):
     net, images, labels, logits, more = case
-    return refined_references(net, images, labels, logits, **{"eps": 0.1, **more, **options})
+    return adversary_and_reference(net, images, labels, logits, **{"eps": 0.1, "steps": 4, **more, **options})[1]
 
 
 def test_bitwise_the_image_where_it_is_right(case):
@@ -75,3 +76,44 @@ def test_model_and_mode_stay(case):
     assert net.training
     assert all(weight.requires_grad and weight.grad is None for weight in net.parameters())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_both_are_what_they_are_alone(case, steps):
+    """Against the attack by itself, and the descent of one image at a time."""
+    net, images, labels, logits, more = case
+    net, images, logits = net.double(), images.double(), logits.double()
+    gaussians = more["gaussians"]
+    if gaussians is not None:
+        gaussians = ClassGaussians()
+        gaussians.update(instance_statistics(net.stage1(images))[0], labels, 4)
+    options = {"eps": 0.1, "steps": steps, "step_size": 0.04}
+    adversarial, reference = adversary_and_reference(
+        net,
+        images,
+        labels,
+        logits,
+        layer="stage1",
+        gaussians=gaussians,
+        weight=0.5,
+        generator=torch.Generator().manual_seed(3),
+        **options,
+    )
+    alone = kl_adversary(net, images, labels, logits, generator=torch.Generator().manual_seed(3), **options)
+    torch.testing.assert_close(adversarial, alone)
+    count = min(3, steps)
+    net.eval()
+    for row in (logits.argmax(1) != labels).nonzero()[:, 0]:
+        begin, label = images[row : row + 1], labels[row : row + 1]
+        x = begin
+        for _ in range(count):
+            x = x.detach().requires_grad_()
+            features = net.stage1(x)
+            loss = F.cross_entropy(net.head(net.stage2(features).mean((2, 3))), label)
+            if gaussians is not None:
+                loss = loss + 0.5 * gaussians.distance(features.mean((2, 3)), label).sum()
+            (gradient,) = torch.autograd.grad(loss, x)
+            x = torch.clamp(x.detach() - 0.1 / count * gradient.sign(), (begin - 0.1).clamp(min=0), begin + 0.1)
+            x = x.clamp(max=1)
+        better = F.cross_entropy(net(x), label) < F.cross_entropy(logits[row : row + 1], label)
+        torch.testing.assert_close(reference[row : row + 1], x if better else begin)

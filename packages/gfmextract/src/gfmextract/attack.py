@@ -192,12 +192,9 @@ class Attack(ABC):
             counts = (row.queried.name, row.test.name, len(egos) if self.levels else 0)
             found = measures(made.vectors(test.egos, test.texts), test.victim, row.test.y[row.test_nodes], test.prompts)
             ratios = made.cost.over(victim_cost) if victim_cost else (float("nan"),) * 2
-            rows.append(
-                dict(zip(COLUMNS, told + counts, strict=True))
-                | found
-                | {"seconds": made.cost.seconds, "flops": made.cost.flops}
-                | dict(zip(("cost_ratio", "flop_ratio"), ratios, strict=True))
-            )
+            measured: dict[str, object] = dict(zip(COLUMNS, told + counts, strict=True))
+            measured |= found | {"seconds": made.cost.seconds, "flops": made.cost.flops}
+            rows.append(measured | dict(zip(("cost_ratio", "flop_ratio"), ratios, strict=True)))
             copies.append(made)
         return ExtractionResult(rows=tuple(rows), copies=tuple(copies))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from aisec_common.torch.linf_pgd import linf_pgd
+from aisec_common.torch.linf_pgd import Loss, linf_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,11 +45,6 @@ def kl_adversary(
 
     Source: ours, after Zhang et al., TRADES, ICML 2019.
     """
-    clean = clean_logits.detach().log_softmax(1)
-
-    def divergence(logits: Tensor, _: Tensor) -> Tensor:
-        return F.kl_div(logits.log_softmax(1), clean, log_target=True, reduction="none").sum(1)
-
     return linf_pgd(
         model,
         images,
@@ -57,10 +52,20 @@ def kl_adversary(
         eps=eps,
         steps=steps,
         step_size=step_size,
-        loss=divergence,
+        loss=divergence_from(clean_logits),
         start=start,
         generator=generator,
     )
+
+
+def divergence_from(clean_logits: Tensor) -> Loss:
+    """What the adversary climbs: KL(f(x) || f(x')) of each row, from logits f(x') [B, K], at f(x) = `clean_logits`."""
+    clean = clean_logits.detach().log_softmax(1)
+
+    def divergence(logits: Tensor, _: Tensor) -> Tensor:
+        return F.kl_div(logits.log_softmax(1), clean, log_target=True, reduction="none").sum(1)
+
+    return divergence
 
 
 def draw_noise(samples: int, features: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uadat.double_backward import of_images_alone
+
 _KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Threshold)
 
 
@@ -26,7 +28,8 @@ def input_gradients(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         [B, C, H, W].
     """
     total = F.cross_entropy(logits, labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(total, images, create_graph=True)
+    with of_images_alone():
+        (gradient,) = torch.autograd.grad(total, images, create_graph=True)
     return gradient
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from aisec_common.torch.linf_pgd import check_images, check_logits, evaluating
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from uadat.adversary import draw_noise, kl_adversary, restyled, sampled_statistics
 from uadat.distributed import group_of, unwrapped
+from uadat.double_backward import with_short_double_backward
 from uadat.gradient_alignment import (
     cosine_misalignment,
     input_gradients,
@@ -19,10 +20,10 @@ from uadat.gradient_alignment import (
     warn_of_kinks,
 )
 from uadat.matching import prediction_alignment, statistics_distance
-from uadat.reference import refined_references
+from uadat.reference import adversary_and_reference
 from uadat.robust_loss import LossParts, RobustLoss, Views, check_radius
 from uadat.split import Forward, head_pass, split_pass
-from uadat.statistics import BatchUncertainty, ClassGaussians, instance_statistics
+from uadat.statistics import BatchUncertainty, ClassGaussians, instance_means, instance_statistics
 
 BETA = {"trades": 6.0, "at": 4.0}
 
@@ -129,35 +130,21 @@ class UADLoss(RobustLoss):
         if self.iga > 0 and self.iga_mode == "exact":
             warn_of_kinks(module)
         logits, features = self._clean(module, images)
-        adversarial = kl_adversary(
-            module,
-            images,
-            labels,
-            logits,
-            eps=self.eps,
-            steps=self.steps,
-            step_size=self.step_size,
-            start=self.start,
-            generator=generator,
-        )
-        reference = images
-        if self.refine:
-            known = self.refine_weight > 0
-            if known and features is not None:
-                right = logits.argmax(1) == labels
-                means = instance_statistics(features)[0][right]
-                self.gaussians.update(means, labels[right], logits.shape[1], group_of(model))
-            if progress >= self.warmup:
-                reference = refined_references(
-                    module,
-                    images,
-                    labels,
-                    logits,
-                    eps=self.eps,
-                    layer=self.layer,
-                    gaussians=self.gaussians if known else None,
-                    weight=self.refine_weight,
-                )
+        known = self.refine and self.refine_weight > 0
+        if known and features is not None:
+            right = logits.argmax(1) == labels
+            means = instance_means(features)[right]
+            self.gaussians.update(means, labels[right], logits.shape[1], group_of(model))
+        batch = module, images, labels, logits
+        attack: dict[str, Any] = {"eps": self.eps, "steps": self.steps, "step_size": self.step_size}
+        attack |= {"start": self.start, "generator": generator}
+        if self.refine and progress >= self.warmup:
+            gaussians = self.gaussians if known else None
+            adversarial, reference = adversary_and_reference(
+                *batch, layer=self.layer, gaussians=gaussians, weight=self.refine_weight, **attack
+            )
+        else:
+            adversarial, reference = kl_adversary(*batch, **attack), images
         noise = None if not self.samples or features is None else draw_noise(self.samples, features, generator)
         refined = float((reference != images).flatten(1).any(1).float().mean())
         return Views(
@@ -188,12 +175,12 @@ class UADLoss(RobustLoss):
         run, labels, group = forward or model, views.labels, group_of(model)
         exact = self.iga > 0 and self.iga_mode == "exact"
         x_r, x_a = (images.detach().requires_grad_(exact) for images in (views.reference, views.adversarial))
-        module = unwrapped(model)
+        module, twice = unwrapped(model), with_short_double_backward(run) if exact else run
         means: list[Tensor] = []  # of x_r, of x_a
         drawn: list[Tensor] = []
 
         def at_reference(features: Tensor) -> Tensor:
-            means.append(instance_statistics(features)[0])
+            means.append(instance_means(features))
             return features
 
         def at_adversary(features: Tensor) -> Tensor:
@@ -206,10 +193,10 @@ class UADLoss(RobustLoss):
             return features
 
         if self._uses_features:
-            logits_r = split_pass(run, module, self.layer, x_r, at_reference)
-            logits_a = split_pass(run, module, self.layer, x_a, at_adversary)
+            logits_r = split_pass(twice, module, self.layer, x_r, at_reference)
+            logits_a = split_pass(twice, module, self.layer, x_a, at_adversary)
         else:
-            logits_r, logits_a = run(x_r), run(x_a)
+            logits_r, logits_a = twice(x_r), twice(x_a)
         # the draws are a batch of their own: x_a has the logits and input gradients that it has without them
         draws = [head_pass(run, module, self.layer, x_a[:1], features) for features in drawn]
         logits = torch.cat([logits_a, *draws])

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal
+
 import torch
-from aisec_common.torch.linf_pgd import evaluating
+from aisec_common.torch.linf_pgd import evaluating, linf_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uadat.split import split_pass
-from uadat.statistics import ClassGaussians, instance_statistics
+from uadat.adversary import divergence_from, kl_adversary
+from uadat.split import INPUT, split_pass
+from uadat.statistics import ClassGaussians, instance_means
 
 STEPS = 3
 
 
-def refined_references(
+def adversary_and_reference(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     clean_logits: Tensor,
     *,
     eps: float,
-    layer: str = "input",
+    steps: int = 10,
+    step_size: float | None = None,
+    start: Literal["uniform", "normal", "zero"] | Tensor = "uniform",
+    generator: torch.Generator | None = None,
+    layer: str = INPUT,
     gaussians: ClassGaussians | None = None,
     weight: float = 0.1,
-) -> Tensor:
-    """x itself where it is classified correctly, else an image of its ball that is nearer to its class.
+) -> tuple[Tensor, Tensor]:
+    """x_a of `kl_adversary`, and x_r: x where it is classified correctly, else an image nearer to its class.
 
         x_r <- clip(x_r - eps/3 sign grad [CE(f(x_r), y) + weight d(x_r, y)]), three times from x
 
-    where d is the distance of the feature means from the class's Gaussian. Where the descent did not reduce CE, x.
+    within its ball, where d is the distance of the feature means from the class's Gaussian. Where the descent did not
+    reduce CE, x. The few images to refine are rows of the attack's first batches: alone, they would cost nearly what a
+    batch does. (An attack of one or two steps has as many of refinement, by eps over their number.)
 
     Args:
         model: the classifier, run in eval mode; its mode and BatchNorm statistics stay as they are.
@@ -36,47 +46,61 @@ def refined_references(
         labels: y [B].
         clean_logits: f(x) [B, K] in eval mode.
         eps: radius.
+        steps: of the attack.
+        step_size: of the attack; default eps / 4.
+        start: of the attack, see `linf_pgd`.
+        generator: of the start.
         layer: where the features are taken.
         gaussians: of the feature means of each class; None leaves d out.
         weight: of d.
 
     Returns:
-        x_r [B, C, H, W], detached, in the ball and in [0, 1]; bitwise x where x is classified correctly.
+        x_a and x_r [B, C, H, W], detached, in the ball and in [0, 1]; x_r is bitwise x where x is classified correctly.
+
+    Raises:
+        ValueError: what `linf_pgd` and `split_pass` refuse.
 
     Source: arXiv 2411.02871, abstract ("refine the alignment reference"); the form is ours, after Dong et al., UIAT,
     CVPR 2023.
     """
+    attack = partial(kl_adversary, model, images, labels, clean_logits, eps=eps, step_size=step_size)
     wrong = clean_logits.argmax(1) != labels
     if not wrong.any():
-        return images.detach()
-    begin, aims = images[wrong].detach(), labels[wrong]
-    low, high = (begin - eps).clamp(min=0), (begin + eps).clamp(max=1)
-    before = F.cross_entropy(clean_logits[wrong], aims, reduction="none")
-    x = begin
+        return attack(steps=steps, start=start, generator=generator), images.detach()
+    begin, aims, rest = images[wrong].detach(), labels[wrong], len(images)
+    shared = min(STEPS, steps)
+    sizes = images.new_full((rest + len(begin),), step_size or eps / 4)
+    sizes[rest:] = eps / shared
+    divergence = divergence_from(clean_logits)
+    features: list[Tensor] = []  # of the last pass
+
+    def keep(found: Tensor) -> Tensor:
+        features[:] = [found[rest:]]
+        return found
+
+    def run(both: Tensor) -> Tensor:
+        return model(both) if gaussians is None else split_pass(model, model, layer, both, keep)
+
+    def height(logits: Tensor, _: Tensor) -> Tensor:
+        far = F.cross_entropy(logits[rest:], aims, reduction="none")
+        if gaussians is not None:
+            far = far + weight * gaussians.distance(instance_means(features[0]), aims)
+        return torch.cat([divergence(logits[:rest], labels), -far])
+
     with evaluating(model):
-        for _ in range(STEPS):
-            with torch.enable_grad():
-                leaf = x.clone().requires_grad_()
-                loss = _descended(model, leaf, aims, layer, gaussians, weight)
-                (gradient,) = torch.autograd.grad(loss, leaf)
-            x = torch.clamp(x - eps / STEPS * gradient.sign(), low, high)
+        both = linf_pgd(
+            run,
+            torch.cat([images, begin]),
+            torch.cat([labels, aims]),
+            eps=eps,
+            steps=shared,
+            step_size=sizes,
+            loss=height,
+            start=torch.cat([attack(steps=0, start=start, generator=generator), begin]),
+        )
+        adversarial, x = attack(steps=steps - shared, start=both[:rest]), both[rest:]
         with torch.no_grad():
             after = F.cross_entropy(model(x), aims, reduction="none")
+    before = F.cross_entropy(clean_logits[wrong], aims, reduction="none")
     better = (after < before)[:, None, None, None]
-    return images.detach().index_put((wrong.nonzero()[:, 0],), torch.where(better, x, begin))
-
-
-def _descended(
-    model: nn.Module, images: Tensor, labels: Tensor, layer: str, gaussians: ClassGaussians | None, weight: float
-) -> Tensor:
-    """CE + weight d, summed: each row has its own gradient."""
-    if gaussians is None:
-        return F.cross_entropy(model(images), labels, reduction="sum")
-    far: list[Tensor] = []
-
-    def measure(features: Tensor) -> Tensor:
-        far.append(gaussians.distance(instance_statistics(features)[0], labels).sum())
-        return features
-
-    logits = split_pass(model, model, layer, images, measure)
-    return F.cross_entropy(logits, labels, reduction="sum") + weight * far[0]
+    return adversarial, images.detach().index_put((wrong.nonzero()[:, 0],), torch.where(better, x, begin))

@@ -18,6 +18,15 @@ RANK = 8
 """Directions of the low-rank covariance (ours)."""
 
 
+def instance_means(features: Tensor) -> Tensor:
+    """mu_i = mean_{h,w} Z_i of each instance's channels, [B, C] of [B, C, ...].
+
+    >>> instance_means(torch.tensor([[[[1.0, 3.0]]]])).item()
+    2.0
+    """
+    return features.flatten(2).mean(2)
+
+
 def instance_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each instance's channels over the positions of its feature map.
 
@@ -34,8 +43,9 @@ def instance_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     >>> instance_statistics(torch.tensor([[[[1.0, 3.0]]]]))[0].item()
     2.0
     """
-    positions = features.flatten(2)
-    return positions.mean(2), (positions.var(2, correction=0) + STD_FLOOR).sqrt()
+    means, positions = instance_means(features), features.flatten(2)
+    variance = (positions - means[..., None]).square().mean(2)  # `var` takes ten times as long on a CPU
+    return means, (variance + STD_FLOOR).sqrt()
 
 
 def batch_moments(values: Tensor, group: Any = None) -> tuple[Tensor, Tensor]:

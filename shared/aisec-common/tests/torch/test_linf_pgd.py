@@ -118,6 +118,18 @@ def test_stays_in_the_ball_and_in_range(eps, steps, start, loss, early, restarts
     assert float(found.max()) <= 1
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_each_image_may_have_a_step_size_of_its_own(early):
+    model, (images, labels) = net(), batch(40)
+    sizes = torch.tensor([0.01, 0.02]).repeat(20)
+    options = {"eps": EPS, "steps": 5, "start": "zero", "early_stop": early}
+    mixed = linf_pgd(model, images, labels, step_size=sizes, **options)
+    for row, size in enumerate((0.01, 0.02)):
+        alone = linf_pgd(model, images, labels, step_size=size, **options)
+        assert torch.equal(mixed[row::2], alone[row::2])
+        assert not torch.equal(mixed[1 - row :: 2], alone[1 - row :: 2])
+
+
 @pytest.mark.parametrize("draws", [8, 16])
 def test_draws_change_nothing_of_a_deterministic_model(draws):
     model, (images, labels) = net(), batch(60)
@@ -298,6 +310,8 @@ def test_works_inside_no_grad():
         ({"steps": -1}, ValueError, "steps must be >= 0"),
         ({"draws": 0}, ValueError, "draws, max_batch >= 1"),
         ({"step_size": 0.0}, ValueError, "step_size must be positive"),
+        ({"step_size": torch.arange(40) / 40}, ValueError, "step_size must be positive, not 0"),
+        ({"step_size": torch.ones(39)}, ValueError, r"step_size must be a number or \[40\]"),
         ({"loss": "dlr"}, ValueError, "loss must be one of ce, cw"),
         ({"loss": lambda z, y: z.sum()}, ValueError, "loss must return one number a sample"),
         ({"start": "middle"}, ValueError, "start must be"),

@@ -24,7 +24,7 @@ def linf_pgd(
     *,
     eps: float,
     steps: int = 10,
-    step_size: float | None = None,
+    step_size: float | Tensor | None = None,
     loss: Literal["ce", "cw"] | Loss = "ce",
     start: Literal["uniform", "normal", "zero"] | Tensor = "uniform",
     restarts: int = 1,
@@ -48,7 +48,7 @@ def linf_pgd(
         labels: [B], classes 0..K-1.
         eps: radius, in the units of the images.
         steps: number of steps; 0 returns the start.
-        step_size: default eps / 4.
+        step_size: default eps / 4; [B] for one of its own for each image.
         loss: `"ce"` cross-entropy, `"cw"` the margin max_{j != y} z_j - z_y, or a function of (logits, labels) to [B].
             A function that keeps values of its own for each sample needs `early_stop=False`, and gets the batch whole.
         start: `"uniform"` in the ball, `"normal"` 0.001 N(0, 1) (TRADES), `"zero"`, or images [B, C, H, W].
@@ -86,8 +86,7 @@ def linf_pgd(
         raise ValueError(
             f"steps must be >= 0 and restarts, draws, max_batch >= 1, not {steps}, {restarts}, {draws}, {max_batch}"
         )
-    if step_size is not None and not step_size > 0:
-        raise ValueError(f"step_size must be positive, not {step_size}; None takes eps / 4")
+    sizes = _step_sizes(eps / 4 if step_size is None else step_size, images)
     if callable(loss):
         max_batch = len(images) * draws
     climb = _Climb(_Pass(model, _gain(loss, targets is not None), draws, max_batch, largest), early_stop)
@@ -101,7 +100,7 @@ def linf_pgd(
         rows = torch.arange(len(images), device=images.device)
         for _ in range(restarts):
             begin = torch.clamp(_start(images, start, eps, generator), low, high)  # of all: the same, stopped or not
-            ended = climb(begin[rows], low[rows], high[rows], labels[rows], aims[rows], steps, step_size or eps / 4)
+            ended = climb(begin[rows], low[rows], high[rows], labels[rows], aims[rows], steps, sizes[rows])
             if restarts == 1:
                 return ended
             score, wrong = climb.score(ended, labels[rows], aims[rows])
@@ -120,7 +119,7 @@ class _Climb:
         self.run, self.early_stop = run, early_stop
 
     def __call__(
-        self, x: Tensor, low: Tensor, high: Tensor, labels: Tensor, aims: Tensor, steps: int, size: float
+        self, x: Tensor, low: Tensor, high: Tensor, labels: Tensor, aims: Tensor, steps: int, sizes: Tensor
     ) -> Tensor:
         ended = x.clone()
         rows = torch.arange(len(x), device=x.device)
@@ -131,10 +130,10 @@ class _Climb:
                 if not right.all():
                     ended[rows[~right]] = x[~right]
                     rows, x, low, high, gradient = (t[right] for t in (rows, x, low, high, gradient))
-                    labels, aims = labels[right], aims[right]
+                    labels, aims, sizes = labels[right], aims[right], sizes[right]
                 if not len(rows):
                     return ended
-            x = torch.clamp(x.add(gradient.sign_(), alpha=size), low, high)
+            x = torch.clamp(torch.addcmul(x, gradient.sign_(), sizes), low, high)
         ended[rows] = x
         return ended
 
@@ -280,16 +279,17 @@ def evaluating(model: object) -> Iterator[None]:
     if not isinstance(module, nn.Module):
         yield
         return
-    modes = [(part, part.training) for part in module.modules()]
+    training = [part for part in module.modules() if part.training]
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        module.eval()
+        if training:
+            module.eval()
         for parameter in learning:
             parameter.requires_grad_(False)
         yield
     finally:
-        for part, mode in modes:
-            part.training = mode
+        for part in training:
+            part.training = True
         for parameter in learning:
             parameter.requires_grad_(True)
 
@@ -359,6 +359,16 @@ def _gain(loss: str | Loss, targeted: bool) -> Loss:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)} or a function of (logits, labels), not {loss!r}")
     function = loss if callable(loss) else LOSSES[loss]
     return (lambda logits, aims: -function(logits, aims)) if targeted else function
+
+
+def _step_sizes(step_size: float | Tensor, images: Tensor) -> Tensor:
+    """[B, 1, 1, 1], all of them positive."""
+    sizes = torch.as_tensor(step_size, dtype=images.dtype)
+    if sizes.ndim and sizes.shape != (len(images),):
+        raise ValueError(f"step_size must be a number or [{len(images)}], one for each image, not {tuple(sizes.shape)}")
+    if not (sizes > 0).all():
+        raise ValueError(f"step_size must be positive, not {float(sizes.min()):g}; None takes eps / 4")
+    return sizes.to(images.device).expand(len(images))[:, None, None, None]
 
 
 def _start(images: Tensor, start: str | Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
