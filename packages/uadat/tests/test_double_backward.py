@@ -3,6 +3,7 @@ import torch
 from networks import batch, parameters_gradient, staged
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from uadat import loss as loss_module
 from uadat.double_backward import of_images_alone, with_short_double_backward
@@ -120,6 +121,21 @@ def test_autocast_and_mixed_precision_run_as_pytorch_has_them():
             logits = run(images)
         found.append(parameters_gradient(net, input_gradients(logits, labels, images).square().sum()))
     assert torch.equal(*found)
+
+
+def test_a_checkpoint_of_activations_runs_as_pytorch_has_it():
+    net, (images, labels) = staged(activation=nn.Softplus, norm="batch").train(), batch()
+    images.requires_grad_()
+    first, second = net.stage1, net.stage2
+
+    def checkpointed(x):
+        return net.head(checkpoint(second, first(x), use_reentrant=False).mean((2, 3)))
+
+    found, expected = (
+        parameters_gradient(net, input_gradients(run(images), labels, images).square().sum())
+        for run in (with_short_double_backward(checkpointed), net)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_graph_of_the_weights_gradients_is_refused():

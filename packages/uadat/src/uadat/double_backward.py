@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -27,8 +28,9 @@ _of_images = False
 def with_short_double_backward(forward: Forward) -> Forward:
     """The same pass, whose `conv2d` and training `batch_norm` have input gradients that are cheap to differentiate.
 
-    Under autocast, in mixed precision and for what else has no kernel here, PyTorch's own. Gradients of these passes
-    that are differentiated again must be taken within `of_images_alone`, and a third time there is no derivative.
+    Under autocast, in mixed precision, in activation checkpoints and for what else has no kernel here, PyTorch's own.
+    Gradients of these passes that are differentiated again must be taken within `of_images_alone`, and a third time
+    there is no derivative.
 
     >>> images = torch.ones(1, 1, 1, 1, requires_grad=True)
     >>> weight = torch.full((1, 1, 1, 1), 3.0, requires_grad=True)
@@ -76,7 +78,7 @@ def _conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str) or _mixed(images, weight):
+    if isinstance(padding, str) or _special(images, weight):
         return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
     pairs = [[size, size] if isinstance(size, int) else list(size) for size in (stride, padding, dilation)]
     found: Tensor = _Convolution.apply(images, weight, bias, *pairs, groups)
@@ -93,7 +95,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training or weight is None or bias is None or _mixed(features, weight):
+    if not training or weight is None or bias is None or _special(features, weight):
         return F.batch_norm(features, running_mean, running_var, weight, bias, training, momentum, eps)
     found: Tensor = _BatchNorm.apply(features, weight, bias, running_mean, running_var, momentum, eps)
     return found
@@ -102,8 +104,14 @@ def _batch_norm(
 _OURS: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: _conv2d, F.batch_norm: _batch_norm}
 
 
-def _mixed(values: Tensor, weight: Tensor) -> bool:
-    return values.dtype != weight.dtype or torch.is_autocast_enabled(values.device.type)
+def _special(values: Tensor, weight: Tensor) -> bool:
+    """Mixed precision, or a checkpoint, which would run PyTorch's own when it runs again."""
+    mixed = values.dtype != weight.dtype or torch.is_autocast_enabled(values.device.type)
+    try:
+        with disable_saved_tensors_hooks("raised here if there are any"):
+            return mixed
+    except RuntimeError:
+        return True
 
 
 class _Convolution(torch.autograd.Function):

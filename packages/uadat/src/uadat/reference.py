@@ -67,25 +67,25 @@ def adversary_and_reference(
     wrong = clean_logits.argmax(1) != labels
     if not wrong.any():
         return attack(steps=steps, start=start, generator=generator), images.detach()
-    begin, aims, rest = images[wrong].detach(), labels[wrong], len(images)
+    begin, aims, rows = images[wrong].detach(), labels[wrong], len(images)
     shared = min(STEPS, steps)
-    sizes = images.new_full((rest + len(begin),), step_size or eps / 4)
-    sizes[rest:] = eps / shared
+    step_sizes = images.new_full((rows + len(begin),), step_size or eps / 4)
+    step_sizes[rows:] = eps / shared
     divergence = divergence_from(clean_logits)
     features: list[Tensor] = []  # of the last pass
 
     def keep(found: Tensor) -> Tensor:
-        features[:] = [found[rest:]]
+        features[:] = [found[rows:]]
         return found
 
     def run(both: Tensor) -> Tensor:
         return model(both) if gaussians is None else split_pass(model, model, layer, both, keep)
 
     def height(logits: Tensor, _: Tensor) -> Tensor:
-        far = F.cross_entropy(logits[rest:], aims, reduction="none")
+        far = F.cross_entropy(logits[rows:], aims, reduction="none")
         if gaussians is not None:
             far = far + weight * gaussians.distance(instance_means(features[0]), aims)
-        return torch.cat([divergence(logits[:rest], labels), -far])
+        return torch.cat([divergence(logits[:rows], labels), -far])
 
     with evaluating(model):
         both = linf_pgd(
@@ -94,11 +94,11 @@ def adversary_and_reference(
             torch.cat([labels, aims]),
             eps=eps,
             steps=shared,
-            step_size=sizes,
+            step_size=step_sizes,
             loss=height,
             start=torch.cat([attack(steps=0, start=start, generator=generator), begin]),
         )
-        adversarial, x = attack(steps=steps - shared, start=both[:rest]), both[rest:]
+        adversarial, x = attack(steps=steps - shared, start=both[:rows]), both[rows:]
         with torch.no_grad():
             after = F.cross_entropy(model(x), aims, reduction="none")
     before = F.cross_entropy(clean_logits[wrong], aims, reduction="none")
