@@ -63,6 +63,18 @@ def test_evaluate_reports_and_compares(trained, monkeypatch, capsys):
     assert run(capsys, "evaluate", *words)[0] == 0
 
 
+def test_runs_on_other_images_are_refused_before_any_attack(trained, tmp_path, monkeypatch, capsys):
+    held = json.loads((trained / "trades" / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(held | {"seed": 1}))
+    monkeypatch.setattr("uadat.report.robust_report", lambda *_, **__: pytest.fail("attacked"))
+    status, _, err = run(
+        capsys, "evaluate", trained / "uad", "--compare", trained / "trades", tmp_path, "--out", tmp_path / "out"
+    )
+    assert status == 2
+    assert f"compare: {tmp_path} must be a run on the images of" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_folders_of_images_and_a_model_of_timm(tmp_path, capsys):
     for part, count in (("train", 6), ("test", 2)):
         for number, name in enumerate(("ant", "bee")):

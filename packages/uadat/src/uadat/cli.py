@@ -112,7 +112,11 @@ def _evaluate(config: EvaluateConfig) -> None:
     out = config.out or config.run / f"report-{config.weights}-{config.attacks}"
     if len({folder.resolve().name for folder in (config.run, *config.compare)}) <= len(config.compare):
         raise ValueError("compare must name folders with distinct names, none of them that of the run")
-    Run.load(config.run)  # before a folder is made in it
+    first = Run.load(config.run)  # all of them before a folder is made or an image attacked
+    for folder in config.compare:
+        other = Run.load(folder)
+        if (other.dataset, other.size, other.seed) != (first.dataset, first.size, first.seed):
+            raise ValueError(f"compare: {folder} must be a run on the images of {config.run} (data set, size, seed)")
     require_writable(out, "--out")
     with counting() as show:
         reports = {
@@ -140,8 +144,6 @@ def _report(config: EvaluateConfig, folder: Path, out: Path, show: Callable[[str
     from uadat.run import Run
 
     run, first = Run.load(folder), Run.load(config.run)
-    if (run.dataset, run.size, run.seed) != (first.dataset, first.size, first.seed):
-        raise ValueError(f"compare: {folder} must be a run on the images of {config.run} (data set, size, seed)")
     device = resolve_device(config.device)
     surrogate = None
     if config.surrogate is not None:

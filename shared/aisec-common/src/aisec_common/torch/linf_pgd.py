@@ -349,7 +349,8 @@ def check_logits(logits: object, rows: int) -> Tensor:
 def _finite(tensor: Tensor, what: str) -> Tensor:
     if not tensor.isfinite().all():  # the sign of NaN is 0, which would pass for an attack that found no way
         raise ValueError(
-            f"model must have finite {what}, but some are NaN or infinite; check its weights and operations"
+            f"model must have finite {what}, but some are NaN or infinite; check its operations and weights (where they"
+            " diverge in training, lower the learning rate)"
         )
     return tensor
 
