@@ -1,8 +1,9 @@
 """Differentiates input gradients again by the kernels of the first derivative.
 
 In PyTorch's own double backward the weights' share of a convolution is a convolution with kernels of the size of the
-feature maps, one for each group, and batch norm's is thirty operations over whole feature maps: most of the time of
-gradient alignment. The derivatives here are the same ones.
+feature maps, one for each group, and batch norm's is thirty operations over whole feature maps. The derivatives here
+are the same; gradient alignment takes a third less time with them on a ResNet-18, and half where convolutions are
+depthwise.
 """
 
 from __future__ import annotations
