@@ -200,6 +200,7 @@ def one_of_two(rank, port, folder):
     )
     torch.save({**net.state_dict(), "images": torch.tensor(epoch.images)}, folder / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
+    os._exit(0)  # torch 2.15 aborts the end of one process in four, after all is done
 
 
 @pytest.mark.slow

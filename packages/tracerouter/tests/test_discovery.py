@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import torch
 
@@ -92,6 +94,7 @@ def _worker(rank, folder):
     delta = influences(read, batches, KEYS[1:], as_they_are, {KEYS[0]: torch.zeros_like})
     torch.save({"wfs": found[0, "resid"].wfs, "delta": delta[1, "resid"]}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # torch 2.15 aborts the end of one process in four, after all is done
 
 
 @pytest.mark.slow

@@ -150,7 +150,7 @@ def test_killed_and_resumed(tmp_path):
 
 
 RANKS = """
-import sys
+import os
 import torch
 torch.set_num_threads(1)
 from torch import distributed
@@ -163,6 +163,7 @@ distributed.all_gather_object(ranks, (found.last_model.head.weight.tolist(), [r[
 assert ranks[0] == ranks[1], ranks
 assert rows[0]["forward"] > 0
 distributed.destroy_process_group()
+os._exit(0)  # torch 2.15 aborts the end of one process in four, after all is done
 """
 
 
