@@ -79,7 +79,7 @@ def _conv2d(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str) or _special(images, weight):
+    if isinstance(padding, str) or _left_to_pytorch(images, weight):
         return torch.conv2d(images, weight, bias, stride, padding, dilation, groups)
     pairs = [[size, size] if isinstance(size, int) else list(size) for size in (stride, padding, dilation)]
     found: Tensor = _Convolution.apply(images, weight, bias, *pairs, groups)
@@ -96,7 +96,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training or weight is None or bias is None or _special(features, weight):
+    if not training or weight is None or bias is None or _left_to_pytorch(features, weight):
         return F.batch_norm(features, running_mean, running_var, weight, bias, training, momentum, eps)
     found: Tensor = _BatchNorm.apply(features, weight, bias, running_mean, running_var, momentum, eps)
     return found
@@ -105,8 +105,8 @@ def _batch_norm(
 _OURS: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: _conv2d, F.batch_norm: _batch_norm}
 
 
-def _special(values: Tensor, weight: Tensor) -> bool:
-    """Mixed precision, or a checkpoint, which would run PyTorch's own when it runs again."""
+def _left_to_pytorch(values: Tensor, weight: Tensor) -> bool:
+    """Mixed precision, or an activation checkpoint: its second run is outside of `_Kernels`, and must be the same."""
     mixed = values.dtype != weight.dtype or torch.is_autocast_enabled(values.device.type)
     try:
         with disable_saved_tensors_hooks("raised here if there are any"):

@@ -81,11 +81,11 @@ def adversary_and_reference(
     def run(both: Tensor) -> Tensor:
         return model(both) if gaussians is None else split_pass(model, model, layer, both, keep)
 
-    def height(logits: Tensor, _: Tensor) -> Tensor:
-        far = F.cross_entropy(logits[rows:], aims, reduction="none")
+    def climbed(logits: Tensor, _: Tensor) -> Tensor:
+        descended = F.cross_entropy(logits[rows:], aims, reduction="none")
         if gaussians is not None:
-            far = far + weight * gaussians.distance(instance_means(features[0]), aims)
-        return torch.cat([divergence(logits[:rows], labels), -far])
+            descended = descended + weight * gaussians.distance(instance_means(features[0]), aims)
+        return torch.cat([divergence(logits[:rows], labels), -descended])
 
     with evaluating(model):
         both = linf_pgd(
@@ -95,7 +95,7 @@ def adversary_and_reference(
             eps=eps,
             steps=shared,
             step_size=step_sizes,
-            loss=height,
+            loss=climbed,
             start=torch.cat([attack(steps=0, start=start, generator=generator), begin]),
         )
         adversarial, x = attack(steps=steps - shared, start=both[:rows]), both[rows:]
