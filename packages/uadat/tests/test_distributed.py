@@ -1,8 +1,7 @@
-import os
-
 import pytest
 import torch
 import torch.multiprocessing as processes
+from aisec_common.testing import end_process
 from networks import batch, staged
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -61,7 +60,7 @@ def worker(rank, folder):
             torch.save({"gradient": gradient, "state": loss.state_dict()}, f"{folder}/{case} {rank}.pt")
     finally:
         distributed.destroy_process_group()
-    os._exit(0)  # torch 2.15 aborts the end of one process in four, after all is done
+    end_process()
 
 
 @pytest.fixture(scope="module")

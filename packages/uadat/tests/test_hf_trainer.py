@@ -150,10 +150,10 @@ def test_killed_and_resumed(tmp_path):
 
 
 RANKS = """
-import os
 import torch
 torch.set_num_threads(1)
 from torch import distributed
+from aisec_common.testing import end_process
 from test_hf_trainer import curve, loaders, trainer
 from uadat.loss import UADLoss
 found = trainer(UADLoss(0.1, "stage1", steps=2, warmup=0.0), epochs=2, awp=0.01)
@@ -163,7 +163,7 @@ distributed.all_gather_object(ranks, (found.last_model.head.weight.tolist(), [r[
 assert ranks[0] == ranks[1], ranks
 assert rows[0]["forward"] > 0
 distributed.destroy_process_group()
-os._exit(0)  # torch 2.15 aborts the end of one process in four, after all is done
+end_process()
 """
 
 
