@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from aisec_common.testing import end_process
 from safetensors.torch import load_file
 from tiny_training import losses, make, trained_weights
+from torch import distributed
 from torch.testing import assert_close
 
 
@@ -30,9 +32,8 @@ def test_two_processes_equal_one(tmp_path, reference):
         )
         for rank in range(2)
     ]
-    for process in processes:
-        _, said = process.communicate(timeout=300)
-        assert process.returncode == 0, said.decode()[-2000:]
+    said = [process.communicate(timeout=300)[1].decode() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], "\n".join(said)[-4000:]
     two = load_file(tmp_path / "two" / "weights.safetensors")
     for name, weight in trained_weights(one).items():
         assert_close(two[name], weight, rtol=1e-4, atol=1e-6)
@@ -60,3 +61,5 @@ def _one_of_two(folder, reference):
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(exist_ok=True)
     _one_of_two(Path(sys.argv[1]), sys.argv[2])
+    distributed.destroy_process_group()
+    end_process()

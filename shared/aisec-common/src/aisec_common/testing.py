@@ -242,7 +242,8 @@ def verdict_of(study: Study, claim: Claim, outcomes: Mapping[int, Mapping[str, O
 def end_process() -> NoReturn:
     """Ends a worker of a distributed test at once, as having succeeded.
 
-    With torch 2.15 the end of the interpreter aborts about one such process in four, after all is done.
+    A thread of torch's gloo may let go of the last collective while the interpreter is ending, which aborts about one
+    such process in four (torch 2.15; github.com/pytorch/pytorch/pull/179291).
     """
     os._exit(0)
 
