@@ -83,7 +83,7 @@ class ProceduralBackgrounds:
     Class l is a family and an orientation: of every four classes two are sinusoidal gratings, one a checkerboard and
     one noise whose amplitude falls with frequency (even rounds) or a linear gradient (odd rounds), all turned by
     pi l / L (noise is stretched along that direction). Frequency, phase, contrast and colours vary within a class.
-    With four classes or fewer all are gratings. [design]
+    With four classes or fewer all are gratings (ours).
 
     Args:
         n: J.

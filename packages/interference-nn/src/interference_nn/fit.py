@@ -67,8 +67,7 @@ def fit(
         ValueError: for labels or images out of range, an empty loader, a loss that is not finite, settings out of
             their range, or a folder of another training.
 
-    Source: two stages as the paper's "pre-trained ResNet-152 makes training cheap" suggests; the numbers are ours
-    [design].
+    Source: two stages as the paper's "pre-trained ResNet-152 makes training cheap" suggests; the numbers are ours.
 
     >>> from torch import nn
     >>> from interference_nn import ProceduralBackgrounds

@@ -22,7 +22,7 @@ def superpose(images: Tensor, backgrounds: Tensor, alpha: float | Tensor) -> Ten
     Returns:
         z.
 
-    Source: reading A of the paper's abstract; blending is our choice [design].
+    Source: reading A of the paper's abstract; blending is our choice.
 
     >>> superpose(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0.25).item()
     0.75
@@ -48,7 +48,7 @@ def mosaic(images: Tensor, backgrounds: Tensor, places: Tensor) -> Tensor:
     Raises:
         ValueError: if H or W is odd.
 
-    Source: reading A, second variant [design].
+    Source: reading A, second variant; ours.
 
     >>> mosaic(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2), torch.tensor([3])).flatten().tolist()
     [0.0, 0.0, 0.0, 1.0]
@@ -67,7 +67,7 @@ def mosaic(images: Tensor, backgrounds: Tensor, places: Tensor) -> Tensor:
 def stack_channels(images: Tensor, backgrounds: Tensor) -> Tensor:
     """The background as further channels, z = [x, b]; the network's first convolution is widened for them.
 
-    Source: reading A, third variant [design].
+    Source: reading A, third variant; ours.
 
     >>> stack_channels(torch.zeros(1, 3, 2, 2), torch.ones(1, 3, 2, 2)).shape
     torch.Size([1, 6, 2, 2])

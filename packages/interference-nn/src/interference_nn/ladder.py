@@ -67,7 +67,7 @@ def ladder(
     Raises:
         ValueError: for wrong images, labels, eps or names.
 
-    Source: ours [design]; the paper says PGD only. EOT and adaptive attacks: Athalye et al. 2018, Tramer et al. 2020.
+    Source: ours; the paper says PGD only. EOT and adaptive attacks: Athalye et al. 2018, Tramer et al. 2020.
 
     >>> linear = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 3))
     >>> data = torch.rand(6, 1, 2, 2), torch.tensor([0, 1, 2, 0, 1, 2])

@@ -42,7 +42,7 @@ def interference_loss(
     Raises:
         ValueError: for head "extra_class", see `extra_class_loss`, or a label out of range.
 
-    Source: our design; the paper (abstract) says only that background labels are used [design].
+    Source: our design; the paper (abstract) says only that background labels are used.
 
     >>> t, y = torch.tensor([[0.0, 0.0]]), torch.tensor([1])
     >>> loss = interference_loss(t, torch.zeros(1, 1), y, torch.tensor([0]), weight=9.0)

@@ -17,8 +17,7 @@ CLASSES = 10
 def digits(seed: int, *, train: int = 500, validation: int = 100, test: int = 600) -> ImageSplits:
     """The digits in three parts, stratified by class; pixels 0 .. 16 become [0, 1].
 
-    The sizes are those of the published comparison's embedded stand-in ([design], section 7): 500 to train on keep a
-    model at seconds, 600 to test on give the paired comparisons their power.
+    The sizes are ours: 500 to train on keep a model at seconds, 600 to test on give the paired comparisons their power.
 
     Args:
         seed: of the split.

@@ -24,7 +24,7 @@ class SmallResNet(nn.Module):
     """A classifier of five convolutions: `stage1` (16 channels), `stage2` and `stage3` (32, half the resolution).
 
     The end of `stage2` is where a distributional adversary perturbs the features, as the end of `layer2` is in a
-    ResNet-18 ([design], sections 3.2 and 7); `stage3` and the linear `head` still lie behind it.
+    ResNet-18 (ours); `stage3` and the linear `head` still lie behind it.
 
     Args:
         classes: number of classes K.

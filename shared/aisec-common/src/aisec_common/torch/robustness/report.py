@@ -74,7 +74,7 @@ def robustness_report(
     Raises:
         ValueError: for bad images, labels, eps or rungs, an attack that leaves the ball, or a folder of another report.
 
-    Source: attack ladder and flags: interference-nn, section 3.6 [design], after Carlini et al., 2019.
+    Source: ours, after Carlini et al., 2019.
     """
     radii = (float(eps),) if isinstance(eps, (int, float)) else tuple(float(e) for e in eps)
     _check(images, labels, radii, rungs, passes, batch_size, probes, ids)

@@ -159,7 +159,7 @@ def standard_rungs(
     `quick`: PGD-20 (step eps / 8), APGD-CE and targeted APGD with 30 steps, noise. `standard` adds PGD-100, CW-30 and
     Square with 500 queries; `full` takes the four attacks of AutoAttack at their published lengths (100 steps, 5000
     queries) in the place of the short ones. For a random model every gradient is averaged over 8 draws (`full`: 20,
-    and 32 in PGD), PGD has 3 restarts and APGD follows CE and DLR, as AutoAttack `rand` does. [design]
+    and 32 in PGD), PGD has 3 restarts and APGD follows CE and DLR, as AutoAttack `rand` does (ours).
 
     Args:
         scale: `"quick"`, `"standard"` or `"full"`.
