@@ -47,7 +47,7 @@ LITE = "efficientnet-lite0"
 EPS, STEPS = {"digits": 0.15, "resnet18": 8 / 255, LITE: 4 / 255}, 10
 LAYER = {"digits": "stage2", "resnet18": "layer2", LITE: "blocks.2"}
 BATCH = {"digits": 100, "resnet18": 16, LITE: 16}
-ROUNDS = {"digits": 25, "resnet18": 3, LITE: 3}  # a round of the large ones takes a minute on one core
+ROUNDS = {"digits": 40, "resnet18": 5, LITE: 5}  # a round of the large ones takes a minute on one core
 Step = Callable[[], None]
 
 

@@ -129,22 +129,23 @@ class UADLoss(RobustLoss):
         module = unwrapped(model)  # no gradient of a parameter here: nothing for processes to average
         if self.iga > 0 and self.iga_mode == "exact":
             warn_of_kinks(module)
-        logits, features = self._clean(module, images)
-        known = self.refine and self.refine_weight > 0
-        if known and features is not None:
-            right = logits.argmax(1) == labels
-            means = instance_means(features)[right]
-            self.gaussians.update(means, labels[right], logits.shape[1], group_of(model))
-        batch = module, images, labels, logits
-        attack: dict[str, Any] = {"eps": self.eps, "steps": self.steps, "step_size": self.step_size}
-        attack |= {"start": self.start, "generator": generator}
-        if self.refine and progress >= self.warmup:
-            gaussians = self.gaussians if known else None
-            adversarial, reference = adversary_and_reference(
-                *batch, layer=self.layer, gaussians=gaussians, weight=self.refine_weight, **attack
-            )
-        else:
-            adversarial, reference = kl_adversary(*batch, **attack), images
+        with evaluating(module):
+            logits, features = self._clean(module, images)
+            known = self.refine and self.refine_weight > 0
+            if known and features is not None:
+                right = logits.argmax(1) == labels
+                means = instance_means(features)[right]
+                self.gaussians.update(means, labels[right], logits.shape[1], group_of(model))
+            batch = module, images, labels, logits
+            attack: dict[str, Any] = {"eps": self.eps, "steps": self.steps, "step_size": self.step_size}
+            attack |= {"start": self.start, "generator": generator}
+            if self.refine and progress >= self.warmup:
+                gaussians = self.gaussians if known else None
+                adversarial, reference = adversary_and_reference(
+                    *batch, layer=self.layer, gaussians=gaussians, weight=self.refine_weight, **attack
+                )
+            else:
+                adversarial, reference = kl_adversary(*batch, **attack), images
         noise = None if not self.samples or features is None else draw_noise(self.samples, features, generator)
         refined = float((reference != images).flatten(1).any(1).float().mean())
         return Views(
@@ -156,19 +157,18 @@ class UADLoss(RobustLoss):
             shares={"refined": refined},
         )
 
+    @torch.no_grad()
     def _clean(self, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits of the clean images in eval mode, and the features there."""
+        """Logits of the clean images, and the features there."""
         if not self._uses_features:
-            with evaluating(module), torch.no_grad():
-                return check_logits(module(images), len(images)), None
+            return check_logits(module(images), len(images)), None
         seen: list[Tensor] = []
 
         def keep(features: Tensor) -> Tensor:
             seen.append(features)
             return features
 
-        with evaluating(module), torch.no_grad():
-            return split_pass(module, module, self.layer, images, keep), seen[0]
+        return split_pass(module, module, self.layer, images, keep), seen[0]
 
     def on(self, model: nn.Module, views: Views, forward: Forward | None = None) -> LossParts:
         """The loss on given x_r, x_a and noise; see `RobustLoss.on`."""

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from aisec_common.torch.linf_pgd import evaluating, linf_pgd
+from aisec_common.torch.linf_pgd import attack_start, evaluating, linf_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,7 +38,7 @@ def adversary_and_reference(
 
     within its ball, where d is the distance of the feature means from the class's Gaussian. Where the descent did not
     reduce CE, x. The few images to refine are rows of the attack's first batches: alone, they would cost nearly what a
-    batch does. (An attack of one or two steps has as many of refinement, by eps over their number.)
+    batch does.
 
     Args:
         model: the classifier, run in eval mode; its mode and BatchNorm statistics stay as they are.
@@ -63,29 +63,41 @@ def adversary_and_reference(
     Source: arXiv 2411.02871, abstract ("refine the alignment reference"); the form is ours, after Dong et al., UIAT,
     CVPR 2023.
     """
-    attack = partial(kl_adversary, model, images, labels, clean_logits, eps=eps, step_size=step_size)
     wrong = clean_logits.argmax(1) != labels
     if not wrong.any():
-        return attack(steps=steps, start=start, generator=generator), images.detach()
-    begin, aims, rows = images[wrong].detach(), labels[wrong], len(images)
-    shared = min(STEPS, steps)
-    step_sizes = images.new_full((rows + len(begin),), step_size or eps / 4)
-    step_sizes[rows:] = eps / shared
-    divergence = divergence_from(clean_logits)
-    features: list[Tensor] = []  # of the last pass
-
-    def keep(found: Tensor) -> Tensor:
-        features[:] = [found[rows:]]
-        return found
+        attack = partial(kl_adversary, eps=eps, steps=steps, step_size=step_size, start=start, generator=generator)
+        return attack(model, images, labels, clean_logits), images.detach()
+    begin, aims, divergence = images[wrong].detach(), labels[wrong], divergence_from(clean_logits)
+    features: list[Tensor] = []  # of the images to refine, in the last pass
+    done = attacked = 0
+    after = torch.empty(0)
 
     def run(both: Tensor) -> Tensor:
-        return model(both) if gaussians is None else split_pass(model, model, layer, both, keep)
+        nonlocal attacked
+        attacked = len(images) if done < steps else 0
+
+        def keep(found: Tensor) -> Tensor:
+            features[:] = [found[attacked:]]
+            return found
+
+        return model(both) if gaussians is None or done >= STEPS else split_pass(model, model, layer, both, keep)
 
     def climbed(logits: Tensor, _: Tensor) -> Tensor:
-        descended = F.cross_entropy(logits[rows:], aims, reduction="none")
-        if gaussians is not None:
-            descended = descended + weight * gaussians.distance(instance_means(features[0]), aims)
-        return torch.cat([divergence(logits[:rows], labels), -descended])
+        nonlocal done, after
+        values = [divergence(logits[:attacked], labels)] if attacked else []
+        if done <= STEPS:
+            descended = F.cross_entropy(logits[attacked:], aims, reduction="none")
+            if done == STEPS:  # not a step: where the descent has led
+                after = descended.detach()
+                descended = torch.zeros_like(after)
+            elif gaussians is not None:
+                descended = descended + weight * gaussians.distance(instance_means(features[0]), aims)
+            values.append(-descended)
+        done += 1
+        return torch.cat(values)
+
+    def of_each(attack: float, descent: float) -> Tensor:
+        return torch.cat([torch.full((len(part),), value) for part, value in ((images, attack), (begin, descent))])
 
     with evaluating(model):
         both = linf_pgd(
@@ -93,14 +105,12 @@ def adversary_and_reference(
             torch.cat([images, begin]),
             torch.cat([labels, aims]),
             eps=eps,
-            steps=shared,
-            step_size=step_sizes,
+            steps=of_each(steps, STEPS + 1),
+            step_size=of_each(step_size or eps / 4, eps / STEPS),
             loss=climbed,
-            start=torch.cat([attack(steps=0, start=start, generator=generator), begin]),
+            start=torch.cat([attack_start(images, start, eps=eps, generator=generator), begin]),
         )
-        adversarial, x = attack(steps=steps - shared, start=both[:rows]), both[rows:]
-        with torch.no_grad():
-            after = F.cross_entropy(model(x), aims, reduction="none")
-    before = F.cross_entropy(clean_logits[wrong], aims, reduction="none")
-    better = (after < before)[:, None, None, None]
-    return adversarial, images.detach().index_put((wrong.nonzero()[:, 0],), torch.where(better, x, begin))
+    x = both[len(images) :]
+    better = after < F.cross_entropy(clean_logits[wrong], aims, reduction="none")
+    x = torch.where(better[:, None, None, None], x, begin)
+    return both[: len(images)], images.detach().index_put((wrong.nonzero()[:, 0],), x)

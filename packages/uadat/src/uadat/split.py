@@ -118,12 +118,13 @@ def named_layer(module: nn.Module, layer: str) -> nn.Module:
     Raises:
         ValueError: if there is none, with the names there are.
     """
-    present: dict[str, nn.Module] = {name: part for name, part in module.named_modules() if name}
-    if layer not in present:
+    try:
+        return module.get_submodule(layer)
+    except AttributeError:
+        present = [name for name, _ in module.named_modules() if name]
         near = [name for name in difflib.get_close_matches(layer, present, n=3) if "." in name]
         names = [*near, *(name for name, _ in module.named_children())]
-        raise ValueError(f"layer {layer!r} is not in the model; it has {', '.join(names)} (or take 'input')")
-    return present[layer]
+        raise ValueError(f"layer {layer!r} is not in the model; it has {', '.join(names)} (or take 'input')") from None
 
 
 def _led_around(layer: str) -> ValueError:

@@ -174,14 +174,14 @@ class ClassGaussians(_Remembered):
         if not len(self.seen):
             self.seen = means.new_zeros(classes)
             self.first, self.second = means.new_zeros(2, classes, means.shape[1]).unbind(0)
-        count = torch.zeros_like(self.seen).index_add(0, labels, torch.ones_like(means[:, 0]))
-        sums = [torch.zeros_like(self.first).index_add(0, labels, values) for values in (means, means.square())]
-        count, *sums = (sum_over(tensor, group) for tensor in (count, *sums))
-        self.seen = self.seen + count
-        weight = torch.where(count > 0, (count / self.seen.clamp(min=1)).clamp(min=MOMENTUM), 0.0)[:, None]
-        own = count.clamp(min=1)[:, None]
-        self.first = torch.lerp(self.first, sums[0] / own, weight)
-        self.second = torch.lerp(self.second, sums[1] / own, weight)
+        values = torch.cat([torch.ones_like(means[:, :1]), means, means.square()], dim=1)
+        sums = sum_over(values.new_zeros(classes, values.shape[1]).index_add(0, labels, values), group)
+        count, first, second = sums.split([1, *(means.shape[1],) * 2], dim=1)
+        self.seen = self.seen + count[:, 0]
+        weight = torch.where(count > 0, (count / self.seen.clamp(min=1)[:, None]).clamp(min=MOMENTUM), 0.0)
+        own = count.clamp(min=1)
+        self.first = torch.lerp(self.first, first / own, weight)
+        self.second = torch.lerp(self.second, second / own, weight)
 
     def distance(self, means: Tensor, labels: Tensor) -> Tensor:
         """d(mu_i, y_i) of feature means [B, C] from the Gaussians of the classes `labels` [B]: [B]."""

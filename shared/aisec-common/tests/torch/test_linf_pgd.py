@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import math
 
 import pytest
@@ -128,6 +129,55 @@ def test_each_image_may_have_a_step_size_of_its_own(early):
         alone = linf_pgd(model, images, labels, step_size=size, **options)
         assert torch.equal(mixed[row::2], alone[row::2])
         assert not torch.equal(mixed[1 - row :: 2], alone[1 - row :: 2])
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_each_image_may_have_steps_of_its_own(early):
+    model, (images, labels) = net(), batch(40)
+    model, images = model.double(), images.double()
+    labels = model.eval()(images).argmax(1)
+    options = {"eps": EPS, "step_size": 0.03, "start": "zero", "early_stop": early}
+    seen = []
+
+    def loss(logits, aims):
+        seen.append(len(logits))
+        return cross_entropy(logits, aims)
+
+    mixed = linf_pgd(model, images, labels, steps=torch.tensor([2, 0, 5, 3]).repeat(10), loss=loss, **options)
+    assert early or seen == [30, 30, 20, 10, 10]
+    for row, steps in enumerate((2, 0, 5, 3)):
+        alone = linf_pgd(model, images, labels, steps=steps, **options)
+        torch.testing.assert_close(mixed[row::4], alone[row::4])
+        assert torch.equal(mixed[row::4], images[row::4]) == (steps == 0)
+
+
+def test_who_has_steps_left_may_all_be_broken():
+    model, (images, labels) = net(), batch(40)
+    labels = model.eval()(images).argmax(1)
+    labels[::2] = (labels[::2] + 1) % 10
+    found = linf_pgd(model, images, labels, eps=EPS, steps=torch.tensor([5, 2]).repeat(20), early_stop=True)
+    assert float((found - images).abs().max()) <= EPS + 1e-6
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_folding_changes_nothing_but_the_rounding(monkeypatch, restarts):
+    model, (images, labels) = net(), batch(40)
+    model, images = model.double(), images.double()
+    for _ in range(20):
+        model.train()(images * 3)  # statistics to fold
+    options = {"eps": EPS, "steps": 10, "restarts": restarts}
+    with_it = linf_pgd(model, images, labels, generator=torch_rng(0), **options)
+    folds = []
+
+    class Unfolded(contextlib.nullcontext):
+        def __init__(self):
+            super().__init__()
+            folds.append(self)
+
+    monkeypatch.setattr("aisec_common.torch.linf_pgd.FoldedNorms", Unfolded)
+    without = linf_pgd(model, images, labels, generator=torch_rng(0), **options)
+    assert folds
+    torch.testing.assert_close(with_it, without)
 
 
 @pytest.mark.parametrize("draws", [8, 16])
@@ -308,7 +358,10 @@ def test_works_inside_no_grad():
         ({"eps": 0.0}, ValueError, "eps must be positive"),
         ({"eps": math.nan}, ValueError, "eps must be positive"),
         ({"steps": -1}, ValueError, "steps must be >= 0"),
-        ({"draws": 0}, ValueError, "draws, max_batch >= 1"),
+        ({"steps": 2.5}, ValueError, r"steps must be a whole number or \[40\]"),
+        ({"steps": torch.ones(39).long()}, ValueError, r"steps must be a whole number or \[40\]"),
+        ({"steps": torch.arange(40) - 1}, ValueError, "steps must be >= 0, not -1"),
+        ({"draws": 0}, ValueError, "draws and max_batch must be >= 1"),
         ({"step_size": 0.0}, ValueError, "step_size must be positive"),
         ({"step_size": torch.arange(40) / 40}, ValueError, "step_size must be positive, not 0"),
         ({"step_size": torch.ones(39)}, ValueError, r"step_size must be a number or \[40\]"),

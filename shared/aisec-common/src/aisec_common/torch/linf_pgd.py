@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from aisec_common.torch.folded_norms import FoldedNorms
 from torch import Tensor, nn
 
 Model = Callable[[Tensor], Tensor]
@@ -23,7 +24,7 @@ def linf_pgd(
     labels: Tensor,
     *,
     eps: float,
-    steps: int = 10,
+    steps: int | Tensor = 10,
     step_size: float | Tensor | None = None,
     loss: Literal["ce", "cw"] | Loss = "ce",
     start: Literal["uniform", "normal", "zero"] | Tensor = "uniform",
@@ -47,10 +48,11 @@ def linf_pgd(
         images: [B, C, H, W] in [0, 1].
         labels: [B], classes 0..K-1.
         eps: radius, in the units of the images.
-        steps: number of steps; 0 returns the start.
+        steps: number of steps, [B] for one of its own for each image; 0 returns the start.
         step_size: default eps / 4; [B] for one of its own for each image.
         loss: `"ce"` cross-entropy, `"cw"` the margin max_{j != y} z_j - z_y, or a function of (logits, labels) to [B].
-            A function that keeps values of its own for each sample needs `early_stop=False`, and gets the batch whole.
+            A function that keeps values of its own for each sample needs `early_stop=False`, and gets at once all
+            images that have steps left, in their order.
         start: `"uniform"` in the ball, `"normal"` 0.001 N(0, 1) (TRADES), `"zero"`, or images [B, C, H, W].
         restarts: the image with the highest loss, or a misclassified one if there is any, of so many runs is returned.
         draws: E, forward passes a step and image that are averaged.
@@ -82,14 +84,13 @@ def linf_pgd(
         largest = max(largest, _check_labels(targets, len(images), "targets"))
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"eps must be positive, in units of images in [0, 1] (for instance 8/255), not {eps}")
-    if steps < 0 or min(restarts, draws, 1 if max_batch is None else max_batch) < 1:
-        raise ValueError(
-            f"steps must be >= 0 and restarts, draws, max_batch >= 1, not {steps}, {restarts}, {draws}, {max_batch}"
-        )
+    counts = _step_counts(steps, images)
+    if min(restarts, draws, 1 if max_batch is None else max_batch) < 1:
+        raise ValueError(f"restarts, draws and max_batch must be >= 1, not {restarts}, {draws}, {max_batch}")
     sizes = _step_sizes(eps / 4 if step_size is None else step_size, images)
     if callable(loss):
         max_batch = len(images) * draws
-    climb = _Climb(_Pass(model, _gain(loss, targets is not None), draws, max_batch, largest), early_stop)
+    climb = _Climb(_Pass(model, _gain(loss, targets is not None), draws, max_batch, largest, FoldedNorms()), early_stop)
     images = images.detach()
     low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
     aims = labels if targets is None else targets
@@ -99,8 +100,9 @@ def linf_pgd(
         scores = torch.full((len(images),), -math.inf, device=images.device)
         rows = torch.arange(len(images), device=images.device)
         for _ in range(restarts):
-            begin = torch.clamp(_start(images, start, eps, generator), low, high)  # of all: the same, stopped or not
-            ended = climb(begin[rows], low[rows], high[rows], labels[rows], aims[rows], steps, sizes[rows])
+            begin = attack_start(images, start, eps=eps, generator=generator)  # of all: the same, stopped or not
+            begin = begin.clamp(low, high)
+            ended = climb(begin[rows], low[rows], high[rows], labels[rows], aims[rows], sizes[rows], counts[rows])
             if restarts == 1:
                 return ended
             score, wrong = climb.score(ended, labels[rows], aims[rows])
@@ -112,6 +114,35 @@ def linf_pgd(
     return best
 
 
+def attack_start(
+    images: Tensor,
+    start: Literal["uniform", "normal", "zero"] | Tensor,
+    *,
+    eps: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Where `linf_pgd` starts, before it clips that to the ball and to [0, 1]; arguments as there.
+
+    >>> attack_start(torch.zeros(1, 1, 1, 2), "zero", eps=0.1).tolist()
+    [[[[0.0, 0.0]]]]
+    """
+    if isinstance(start, Tensor):
+        if start.shape != images.shape:
+            raise ValueError(f"start must be of the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
+        return start.detach().to(images)
+    # drawn where the generator lives, so that a seed gives the same start on every device
+    device = images.device if generator is None else generator.device
+    if start == "uniform":
+        noise = torch.rand(images.shape, generator=generator, device=device).mul_(2 * eps).sub_(eps)
+    elif start == "normal":
+        noise = torch.randn(images.shape, generator=generator, device=device).mul_(0.001)
+    elif start == "zero":
+        return images
+    else:
+        raise ValueError(f"start must be 'uniform', 'normal', 'zero' or images, not {start!r}")
+    return images + noise.to(images)
+
+
 class _Climb:
     """The steps of one run, over the images that are still worth one."""
 
@@ -119,20 +150,29 @@ class _Climb:
         self.run, self.early_stop = run, early_stop
 
     def __call__(
-        self, x: Tensor, low: Tensor, high: Tensor, labels: Tensor, aims: Tensor, steps: int, sizes: Tensor
+        self, x: Tensor, low: Tensor, high: Tensor, labels: Tensor, aims: Tensor, sizes: Tensor, counts: Tensor
     ) -> Tensor:
         ended = x.clone()
         rows = torch.arange(len(x), device=x.device)
-        for _ in range(steps):
+        ends = set(counts.tolist())
+
+        def stay(going: Tensor) -> None:
+            nonlocal rows, x, low, high, labels, aims, sizes, counts
+            ended[rows] = x
+            tensors = (rows, x, low, high, labels, aims, sizes, counts)
+            rows, x, low, high, labels, aims, sizes, counts = (tensor[going] for tensor in tensors)
+
+        for step in range(max(ends)):
+            if step in ends:
+                stay(counts > step)
+            if not len(rows):
+                break
             gradient, logits = self.run.backward(x, aims)
             if self.early_stop:
                 right = logits.argmax(1) == labels
                 if not right.all():
-                    ended[rows[~right]] = x[~right]
-                    rows, x, low, high, gradient = (t[right] for t in (rows, x, low, high, gradient))
-                    labels, aims, sizes = labels[right], aims[right], sizes[right]
-                if not len(rows):
-                    return ended
+                    stay(right)
+                    gradient = gradient[right]
             x = torch.clamp(torch.addcmul(x, gradient.sign_(), sizes), low, high)
         ended[rows] = x
         return ended
@@ -153,6 +193,7 @@ class _Pass:
     draws: int
     max_batch: int | None
     largest: int  # label, found once: a range check in every step would wait for the device
+    within: contextlib.AbstractContextManager[object] = field(default_factory=contextlib.nullcontext)  # for each pass
 
     def _parts(self, images: Tensor) -> list[slice]:
         limit = self.max_batch or MAX_VALUES // images[0].numel()
@@ -177,7 +218,8 @@ class _Pass:
     def _backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             x = images.detach().requires_grad_()
-            logits = mean_logits(self.model, x, self.draws)
+            with self.within:
+                logits = mean_logits(self.model, x, self.draws)
             if self.largest >= logits.shape[1]:
                 raise ValueError(
                     f"labels must lie in 0..{logits.shape[1] - 1}, the classes of the model, but one is {self.largest}"
@@ -347,7 +389,8 @@ def check_logits(logits: object, rows: int) -> Tensor:
 
 
 def _finite(tensor: Tensor, what: str) -> Tensor:
-    if not tensor.isfinite().all():  # the sign of NaN is 0, which would pass for an attack that found no way
+    # the sign of NaN is 0, which would pass for an attack that found no way; a sum is quick, but may overflow
+    if not math.isfinite(tensor.detach().sum().item()) and not tensor.isfinite().all():
         raise ValueError(
             f"model must have finite {what}, but some are NaN or infinite; check its operations and weights (where they"
             " diverge in training, lower the learning rate)"
@@ -372,19 +415,14 @@ def _step_sizes(step_size: float | Tensor, images: Tensor) -> Tensor:
     return sizes.to(images.device).expand(len(images))[:, None, None, None]
 
 
-def _start(images: Tensor, start: str | Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
-    if isinstance(start, Tensor):
-        if start.shape != images.shape:
-            raise ValueError(f"start must be of the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
-        return start.detach().to(images)
-    # drawn where the generator lives, so that a seed gives the same start on every device
-    device = images.device if generator is None else generator.device
-    if start == "uniform":
-        noise = torch.rand(images.shape, generator=generator, device=device).mul_(2 * eps).sub_(eps)
-    elif start == "normal":
-        noise = torch.randn(images.shape, generator=generator, device=device).mul_(0.001)
-    elif start == "zero":
-        return images
-    else:
-        raise ValueError(f"start must be 'uniform', 'normal', 'zero' or images, not {start!r}")
-    return images + noise.to(images)
+def _step_counts(steps: int | Tensor, images: Tensor) -> Tensor:
+    """[B], none of them negative."""
+    counts = torch.as_tensor(steps)
+    if counts.is_floating_point() or (counts.ndim and counts.shape != (len(images),)):
+        raise ValueError(
+            f"steps must be a whole number or [{len(images)}], one for each image, not "
+            f"{list(counts.shape) if counts.ndim else steps}"
+        )
+    if (counts < 0).any():
+        raise ValueError(f"steps must be >= 0, not {int(counts.min())}")
+    return counts.to(images.device).expand(len(images))
