@@ -176,7 +176,7 @@ class ClassGaussians(_Remembered):
             self.first, self.second = means.new_zeros(2, classes, means.shape[1]).unbind(0)
         values = torch.cat([torch.ones_like(means[:, :1]), means, means.square()], dim=1)
         sums = sum_over(values.new_zeros(classes, values.shape[1]).index_add(0, labels, values), group)
-        count, first, second = sums.split([1, *(means.shape[1],) * 2], dim=1)
+        count, first, second = torch.split(sums, [1, *(means.shape[1],) * 2], dim=1)
         self.seen = self.seen + count[:, 0]
         weight = torch.where(count > 0, (count / self.seen.clamp(min=1)[:, None]).clamp(min=MOMENTUM), 0.0)
         own = count.clamp(min=1)
