@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from aisec_common.torch.folded_norms import FoldedNorms
 from aisec_common.torch.linf_pgd import linf_pgd
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,11 @@ from torch.nn import functional as F
 from uadat.adversary import draw_noise, restyled, sampled_statistics
 from uadat.gradient_alignment import cosine_misalignment, input_gradients
 from uadat.loss import UADLoss
+from uadat.network import small_resnet
 from uadat.statistics import BatchUncertainty, instance_statistics
+from uadat.timm_classifier import timm_classifier
+from uadat.torchvision_resnet import SmallImageResNet18
+from uadat.wide_resnet import WideResNet
 
 OFF = {"samples": 0, "refine": False, "stat": 0.0, "iga": 0.0}
 SEEDS = st.integers(0, 10**6)
@@ -178,3 +183,29 @@ def test_our_attack_is_torchattacks(own_start):
         rates = [(net(x).argmax(1) == labels).float().mean().item() for x in (ours, theirs)]
     assert rates[0] < 1
     assert abs(rates[0] - rates[1]) <= 0.01
+
+
+FOLDED = {
+    "small resnet": (lambda: small_resnet(10, seed=0), 1, 5),
+    "wide resnet": (lambda: WideResNet(10, depth=10, width=1), 3, 3),
+    "resnet-18": (lambda: SmallImageResNet18(10), 3, 20),
+    "efficientnet": (lambda: timm_classifier("tf_efficientnet_lite0", 10), 3, 49),
+}
+
+
+@pytest.mark.parametrize(("make", "channels", "folds"), FOLDED.values(), ids=FOLDED)
+def test_the_networks_fold_in_attacks_and_compute_the_same(make, channels, folds):
+    net = make().double().eval().requires_grad_(False)
+    for part in net.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for values in (part.running_mean, part.running_var, part.weight, part.bias):
+                values.uniform_(0.5, 1.5)
+    folded = FoldedNorms()
+    for _ in range(2):
+        x = torch.rand(2, channels, 16, 16, dtype=torch.double, requires_grad=True)
+        with folded:
+            logits = net(x)
+        gradient, expected = (torch.autograd.grad(out.square().sum(), x)[0] for out in (logits, net(x)))
+        torch.testing.assert_close(logits, net(x))
+        torch.testing.assert_close(gradient, expected)
+    assert len(folded) == folds

@@ -41,7 +41,8 @@ def linf_pgd(
 
     With `draws` = E > 1 every image is put E times into the batch and L is taken of the log of the mean probability,
     log (1/E) sum_e softmax f_e(x): the quantity that an average over draws predicts, not the mean of the logs. For a
-    deterministic model that changes nothing, bit for bit.
+    deterministic model that changes nothing, bit for bit. A module's convolutions run with the batch norm behind them
+    folded in (`FoldedNorms`), which differs by rounding.
 
     Args:
         model: module (run in eval mode, its own mode restored) or any callable from images to logits [B, K].
