@@ -93,6 +93,7 @@ ELSE = {
     "a norm here, another there": lambda m, x: m.norm(m.conv(x)) + m.other(m.conv(x)),
     "a norm here, none there": lambda m, x: m.norm(m.conv(x)) + m.conv(x),
     "something between": lambda m, x: m.norm(m.conv(x) * 2),
+    "one weight, two biases": lambda m, x: m.norm(m.conv(m.norm(torch.conv2d(x, m.conv.weight, padding=1)))),
     "a weight of its own": lambda m, x: m.norm(torch.conv2d(x, m.conv.weight * 2, padding=1)),
 }
 

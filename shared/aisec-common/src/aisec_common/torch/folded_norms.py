@@ -39,7 +39,7 @@ class FoldedNorms(TorchFunctionMode):
         super().__init__()
         self._first = True
         self._outputs: dict[int, _Output] = {}  # of this pass, by the tensor's id
-        self._norms: dict[int, _Norm | None] = {}  # behind each convolution, by its weight's id; None: not to be folded
+        self._pairs: dict[int, _Pair | None] = {}  # by the id of the convolution's weight; None: not to be folded
         self._kernels: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -72,11 +72,11 @@ class FoldedNorms(TorchFunctionMode):
             if isinstance(weight, nn.Parameter) and not _learn(weight, bias):  # else another tensor in the next pass
                 self._outputs[id(found)] = _Output(found, weight, bias, lambda: found)
             return found
-        norm = self._norms.get(id(weight))
-        if norm is None:
+        pair = self._pairs.get(id(weight))
+        if pair is None or pair.shift is not bias:
             return plain()
         if id(weight) not in self._kernels:
-            self._kernels[id(weight)] = norm.folded_into(weight, bias)
+            self._kernels[id(weight)] = pair.folded(weight)
         found = torch.conv2d(input, *self._kernels[id(weight)], *how, **named)
         self._outputs[id(found)] = _Output(found, weight, bias, plain)
         return found
@@ -94,10 +94,10 @@ class FoldedNorms(TorchFunctionMode):
     ) -> Tensor:
         output = self._outputs.get(id(input))
         if output is not None:
-            norm, key = _Norm(running_mean, running_var, weight, bias, eps), id(output.weight)
-            fixed = not training and norm.is_fixed(input.dtype)
-            known = self._norms.setdefault(key, norm) if self._first else self._norms[key]
-            if not fixed or known is None or not norm.is_(known):
+            pair, key = _Pair(output.bias, running_mean, running_var, weight, bias, eps), id(output.weight)
+            fixed = not training and pair.is_fixed(input.dtype)
+            known = self._pairs.setdefault(key, pair) if self._first else self._pairs[key]
+            if not fixed or known is None or not pair.is_(known):
                 input = self._plain(input)
             elif not self._first:
                 del self._outputs[id(input)]
@@ -113,7 +113,7 @@ class FoldedNorms(TorchFunctionMode):
         output = self._outputs.get(id(value))
         if output is None:
             return value
-        self._norms[id(output.weight)] = None
+        self._pairs[id(output.weight)] = None
         return output.plain()
 
 
@@ -128,30 +128,32 @@ class _Output:
 
 
 @dataclass
-class _Norm:
-    """The arguments of a batch norm."""
+class _Pair:
+    """The bias of a convolution, and the arguments of the batch norm behind it."""
 
+    shift: Tensor | None
     mean: Tensor | None
     var: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
     eps: float
 
-    def is_(self, other: _Norm) -> bool:
-        return self.var is other.var and self.mean is other.mean and self.weight is other.weight
+    def is_(self, other: _Pair) -> bool:
+        same_norm = self.var is other.var and self.mean is other.mean and self.weight is other.weight
+        return same_norm and self.bias is other.bias and self.shift is other.shift
 
     def is_fixed(self, dtype: torch.dtype) -> bool:
         parts = (self.mean, self.var, self.weight, self.bias)
         return all(part is not None and part.dtype == dtype for part in parts) and not _learn(*parts)
 
-    def folded_into(self, kernel: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The convolution's weight and bias with this norm in them."""
+    def folded(self, kernel: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution of weight `kernel` with the norm in them."""
         assert self.mean is not None
         assert self.var is not None
         assert self.weight is not None
         assert self.bias is not None
         scale = self.weight * (self.var + self.eps).rsqrt()
-        centred = -self.mean if shift is None else shift - self.mean
+        centred = -self.mean if self.shift is None else self.shift - self.mean
         return kernel * scale[:, None, None, None], torch.addcmul(self.bias, centred, scale)
 
 
