@@ -110,7 +110,7 @@ def test_both_are_what_they_are_alone(case, steps):
             features = net.stage1(x)
             loss = F.cross_entropy(net.head(net.stage2(features).mean((2, 3))), label)
             if gaussians is not None:
-                loss = loss + 0.5 * gaussians.distance(features.mean((2, 3)), label).sum()
+                loss = loss + 0.5 * gaussians.distance_to(label)(features.mean((2, 3))).sum()
             (gradient,) = torch.autograd.grad(loss, x)
             x = torch.clamp(x.detach() - 0.1 / 3 * gradient.sign(), (begin - 0.1).clamp(min=0), begin + 0.1)
             x = x.clamp(max=1)

@@ -111,13 +111,13 @@ def test_distance_is_mahalanobis():
     means, labels = random(40, 3), torch.arange(40) % 2
     gaussians.update(means, labels, 3)
     points, of = random(5, 3, seed=5), torch.tensor([0, 1, 0, 1, 2])
-    found = gaussians.distance(points, of)
+    found = gaussians.distance_to(of)(points)
     for i in range(4):
         own = means[labels == of[i]].numpy()
         expected = ((points[i].numpy() - own.mean(0)) ** 2 / own.var(0)).mean()
         assert found[i].item() == pytest.approx(expected, rel=1e-9)
     assert found[4] == 0  # a class never seen
-    assert ClassGaussians().distance(points, of).tolist() == [0] * 5
+    assert ClassGaussians().distance_to(of)(points).tolist() == [0] * 5
 
 
 def test_buffers_travel_in_the_state_dict():

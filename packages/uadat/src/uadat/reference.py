@@ -68,6 +68,7 @@ def adversary_and_reference(
         attack = partial(kl_adversary, eps=eps, steps=steps, step_size=step_size, start=start, generator=generator)
         return attack(model, images, labels, clean_logits), images.detach()
     begin, aims, divergence = images[wrong].detach(), labels[wrong], divergence_from(clean_logits)
+    distance = None if gaussians is None else gaussians.distance_to(aims)
     features: list[Tensor] = []  # of the images to refine, in the last pass
     done = attacked = 0
     after = torch.empty(0)
@@ -80,7 +81,7 @@ def adversary_and_reference(
             features[:] = [found[attacked:]]
             return found
 
-        return model(both) if gaussians is None or done >= STEPS else split_pass(model, model, layer, both, keep)
+        return model(both) if distance is None or done >= STEPS else split_pass(model, model, layer, both, keep)
 
     def climbed(logits: Tensor, _: Tensor) -> Tensor:
         nonlocal done, after
@@ -90,8 +91,8 @@ def adversary_and_reference(
             if done == STEPS:  # not a step: where the descent has led
                 after = descended.detach()
                 descended = torch.zeros_like(after)
-            elif gaussians is not None:
-                descended = descended + weight * gaussians.distance(instance_means(features[0]), aims)
+            elif distance is not None:
+                descended = descended + weight * distance(instance_means(features[0]))
             values.append(-descended)
         done += 1
         return torch.cat(values)

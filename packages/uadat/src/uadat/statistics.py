@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -183,14 +184,14 @@ class ClassGaussians(_Remembered):
         self.first = torch.lerp(self.first, first / own, weight)
         self.second = torch.lerp(self.second, second / own, weight)
 
-    def distance(self, means: Tensor, labels: Tensor) -> Tensor:
-        """d(mu_i, y_i) of feature means [B, C] from the Gaussians of the classes `labels` [B]: [B]."""
+    def distance_to(self, labels: Tensor) -> Callable[[Tensor], Tensor]:
+        """d(mu_i, y_i) [B] as a function of feature means [B, C], for images of the classes `labels` [B]."""
         if not len(self.seen):
-            return means.new_zeros(len(means))
+            return lambda means: means.new_zeros(len(means))
         centre = self.first[labels]
         variance = (self.second[labels] - centre.square()).clamp(min=STD_FLOOR)
-        far = ((means - centre).square() / variance).mean(1)
-        return torch.where(self.seen[labels] >= 2, far, 0.0)
+        precision = (self.seen[labels] >= 2)[:, None] / (variance * variance.shape[1])
+        return lambda means: ((means - centre).square() * precision).sum(1)
 
 
 def _rows(values: Tensor, group: Any) -> int:

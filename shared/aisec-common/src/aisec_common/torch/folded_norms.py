@@ -55,13 +55,14 @@ class FoldedNorms(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if torch.compiler.is_compiling():
+        ours = func is torch.conv2d or func is F.batch_norm
+        if not (ours or self._outputs) or torch.compiler.is_compiling():
             return func(*args, **kwargs)
         if func is F.batch_norm:
             return self._batch_norm(*args, **kwargs)
         if self._outputs and func not in _LOOKS:
             args, kwargs = self._plain(args), self._plain(kwargs)
-        return self._conv2d(*args, **kwargs) if func is torch.conv2d else func(*args, **kwargs)
+        return self._conv2d(*args, **kwargs) if ours else func(*args, **kwargs)
 
     def _conv2d(self, input: Tensor, weight: Tensor, bias: Tensor | None = None, *how: Any, **named: Any) -> Tensor:
         def plain() -> Tensor:
