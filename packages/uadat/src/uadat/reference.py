@@ -6,7 +6,8 @@ from functools import partial
 from typing import Literal
 
 import torch
-from aisec_common.torch.linf_pgd import attack_start, evaluating, linf_pgd
+from aisec_common.torch.attack_schedule import attack_start
+from aisec_common.torch.linf_pgd import evaluating, linf_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+from aisec_common.torch.attack_schedule import attack_start, step_counts, step_sizes
 from aisec_common.torch.folded_norms import FoldedNorms
 from torch import Tensor, nn
 
@@ -85,10 +86,10 @@ def linf_pgd(
         largest = max(largest, _check_labels(targets, len(images), "targets"))
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"eps must be positive, in units of images in [0, 1] (for instance 8/255), not {eps}")
-    counts = _step_counts(steps, images)
+    counts = step_counts(steps, images)
     if min(restarts, draws, 1 if max_batch is None else max_batch) < 1:
         raise ValueError(f"restarts, draws and max_batch must be >= 1, not {restarts}, {draws}, {max_batch}")
-    sizes = _step_sizes(eps / 4 if step_size is None else step_size, images)
+    sizes = step_sizes(eps / 4 if step_size is None else step_size, images)
     if callable(loss):
         max_batch = len(images) * draws
     climb = _Climb(_Pass(model, _gain(loss, targets is not None), draws, max_batch, largest, FoldedNorms()), early_stop)
@@ -113,35 +114,6 @@ def linf_pgd(
             if early_stop and not len(rows := rows[~wrong]):
                 break
     return best
-
-
-def attack_start(
-    images: Tensor,
-    start: Literal["uniform", "normal", "zero"] | Tensor,
-    *,
-    eps: float,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Where `linf_pgd` starts, before it clips that to the ball and to [0, 1]; arguments as there.
-
-    >>> attack_start(torch.zeros(1, 1, 1, 2), "zero", eps=0.1).tolist()
-    [[[[0.0, 0.0]]]]
-    """
-    if isinstance(start, Tensor):
-        if start.shape != images.shape:
-            raise ValueError(f"start must be of the shape of images, {tuple(images.shape)}, not {tuple(start.shape)}")
-        return start.detach().to(images)
-    # drawn where the generator lives, so that a seed gives the same start on every device
-    device = images.device if generator is None else generator.device
-    if start == "uniform":
-        noise = torch.rand(images.shape, generator=generator, device=device).mul_(2 * eps).sub_(eps)
-    elif start == "normal":
-        noise = torch.randn(images.shape, generator=generator, device=device).mul_(0.001)
-    elif start == "zero":
-        return images
-    else:
-        raise ValueError(f"start must be 'uniform', 'normal', 'zero' or images, not {start!r}")
-    return images + noise.to(images)
 
 
 class _Climb:
@@ -404,26 +376,3 @@ def _gain(loss: str | Loss, targeted: bool) -> Loss:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)} or a function of (logits, labels), not {loss!r}")
     function = loss if callable(loss) else LOSSES[loss]
     return (lambda logits, aims: -function(logits, aims)) if targeted else function
-
-
-def _step_sizes(step_size: float | Tensor, images: Tensor) -> Tensor:
-    """[B, 1, 1, 1], all of them positive."""
-    sizes = torch.as_tensor(step_size, dtype=images.dtype)
-    if sizes.ndim and sizes.shape != (len(images),):
-        raise ValueError(f"step_size must be a number or [{len(images)}], one for each image, not {tuple(sizes.shape)}")
-    if not (sizes > 0).all():
-        raise ValueError(f"step_size must be positive, not {float(sizes.min()):g}; None takes eps / 4")
-    return sizes.to(images.device).expand(len(images))[:, None, None, None]
-
-
-def _step_counts(steps: int | Tensor, images: Tensor) -> Tensor:
-    """[B], none of them negative."""
-    counts = torch.as_tensor(steps)
-    if counts.is_floating_point() or (counts.ndim and counts.shape != (len(images),)):
-        raise ValueError(
-            f"steps must be a whole number or [{len(images)}], one for each image, not "
-            f"{list(counts.shape) if counts.ndim else steps}"
-        )
-    if (counts < 0).any():
-        raise ValueError(f"steps must be >= 0, not {int(counts.min())}")
-    return counts.to(images.device).expand(len(images))
