@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -69,7 +70,7 @@ def adversary_and_reference(
         attack = partial(kl_adversary, eps=eps, steps=steps, step_size=step_size, start=start, generator=generator)
         return attack(model, images, labels, clean_logits), images.detach()
     begin, aims, divergence = images[wrong].detach(), labels[wrong], divergence_from(clean_logits)
-    distance = None if gaussians is None else gaussians.distance_to(aims)
+    distance: Callable[[Tensor], Tensor] | None = None
     features: list[Tensor] = []  # of the images to refine, in the last pass
     done = attacked = 0
     after = torch.empty(0)
@@ -82,10 +83,12 @@ def adversary_and_reference(
             features[:] = [found[attacked:]]
             return found
 
-        return model(both) if distance is None or done >= STEPS else split_pass(model, model, layer, both, keep)
+        return model(both) if gaussians is None or done >= STEPS else split_pass(model, model, layer, both, keep)
 
     def climbed(logits: Tensor, _: Tensor) -> Tensor:
-        nonlocal done, after
+        nonlocal done, after, distance
+        if done == 0 and gaussians is not None:  # now that the labels are checked
+            distance = gaussians.distance_to(aims)
         values = [divergence(logits[:attacked], labels)] if attacked else []
         if done <= STEPS:
             descended = F.cross_entropy(logits[attacked:], aims, reduction="none")
