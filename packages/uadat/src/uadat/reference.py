@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
 import torch
 from aisec_common.torch.attack_schedule import attack_start
-from aisec_common.torch.linf_pgd import evaluating, linf_pgd
+from aisec_common.torch.linf_pgd import Loss, evaluating, linf_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -69,53 +69,70 @@ def adversary_and_reference(
     if not wrong.any():
         attack = partial(kl_adversary, eps=eps, steps=steps, step_size=step_size, start=start, generator=generator)
         return attack(model, images, labels, clean_logits), images.detach()
-    begin, aims, divergence = images[wrong].detach(), labels[wrong], divergence_from(clean_logits)
-    distance: Callable[[Tensor], Tensor] | None = None
-    features: list[Tensor] = []  # of the images to refine, in the last pass
-    done = attacked = 0
-    after = torch.empty(0)
-
-    def run(both: Tensor) -> Tensor:
-        nonlocal attacked
-        attacked = len(images) if done < steps else 0
-
-        def keep(found: Tensor) -> Tensor:
-            features[:] = [found[attacked:]]
-            return found
-
-        return model(both) if gaussians is None or done >= STEPS else split_pass(model, model, layer, both, keep)
-
-    def climbed(logits: Tensor, _: Tensor) -> Tensor:
-        nonlocal done, after, distance
-        if done == 0 and gaussians is not None:  # now that the labels are checked
-            distance = gaussians.distance_to(aims)
-        values = [divergence(logits[:attacked], labels)] if attacked else []
-        if done <= STEPS:
-            descended = F.cross_entropy(logits[attacked:], aims, reduction="none")
-            if done == STEPS:  # not a step: where the descent has led
-                after = descended.detach()
-                descended = torch.zeros_like(after)
-            elif distance is not None:
-                descended = descended + weight * distance(instance_means(features[0]))
-            values.append(-descended)
-        done += 1
-        return torch.cat(values)
+    begin, aims = images[wrong].detach(), labels[wrong]
+    both = _AttackAndDescent(model, labels, aims, divergence_from(clean_logits), steps, layer, gaussians, weight)
 
     def of_each(attack: float, descent: float) -> Tensor:
         return torch.cat([torch.full((len(part),), value) for part, value in ((images, attack), (begin, descent))])
 
     with evaluating(model):
-        both = linf_pgd(
-            run,
+        found = linf_pgd(
+            both.logits,
             torch.cat([images, begin]),
             torch.cat([labels, aims]),
             eps=eps,
             steps=of_each(steps, STEPS + 1),
             step_size=of_each(step_size or eps / 4, eps / STEPS),
-            loss=climbed,
+            loss=both.gain,
             start=torch.cat([attack_start(images, start, eps=eps, generator=generator), begin]),
         )
-    x = both[len(images) :]
-    better = after < F.cross_entropy(clean_logits[wrong], aims, reduction="none")
+    adversarial, x = torch.split(found, [len(images), len(begin)])
+    better = both.descended < F.cross_entropy(clean_logits[wrong], aims, reduction="none")
     x = torch.where(better[:, None, None, None], x, begin)
-    return both[: len(images)], images.detach().index_put((wrong.nonzero()[:, 0],), x)
+    return adversarial, images.detach().index_put((wrong.nonzero()[:, 0],), x)
+
+
+@dataclass
+class _AttackAndDescent:
+    """What `linf_pgd` climbs: the divergence of the images to attack, then -CE - weight d of those to refine."""
+
+    model: nn.Module
+    labels: Tensor
+    aims: Tensor
+    divergence: Loss
+    steps: int
+    layer: str
+    gaussians: ClassGaussians | None
+    weight: float
+    done: int = 0
+    descended: Tensor = field(default_factory=lambda: torch.empty(0))
+    """CE of the refined images."""
+
+    @property
+    def attacked(self) -> int:
+        """Rows of this step that are attacked; they come first."""
+        return len(self.labels) if self.done < self.steps else 0
+
+    def logits(self, images: Tensor) -> Tensor:
+        if self.gaussians is None or self.done >= STEPS:
+            return self.model(images)  # type: ignore[no-any-return]
+        return split_pass(self.model, self.model, self.layer, images, self._keep)
+
+    def _keep(self, features: Tensor) -> Tensor:
+        self.means = instance_means(features[self.attacked :])
+        return features
+
+    def gain(self, logits: Tensor, _: Tensor) -> Tensor:
+        gains = [self.divergence(logits[: self.attacked], self.labels)] if self.attacked else []
+        if self.done <= STEPS:
+            loss = F.cross_entropy(logits[self.attacked :], self.aims, reduction="none")
+            if self.done == STEPS:  # not a step: where the descent has led
+                self.descended = loss.detach()
+                loss = torch.zeros_like(self.descended)
+            elif self.gaussians is not None:
+                if self.done == 0:  # now that the labels are checked
+                    self.distance = self.gaussians.distance_to(self.aims)
+                loss = loss + self.weight * self.distance(self.means)
+            gains.append(-loss)
+        self.done += 1
+        return torch.cat(gains)
